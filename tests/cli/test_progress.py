@@ -1,0 +1,66 @@
+"""Progress is shown as lines that stay few, and as bars that need a terminal."""
+
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vecsurgery.cli import _progress
+from vecsurgery.progress import silent
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5000))
+def test_a_stage_has_at_most_eleven_lines_and_its_last_says_that_it_is_done(total):
+    stream = io.StringIO()
+    lines = _progress.Lines(stream)
+    for done in range(total + 1):
+        lines("writing", done, total, "tensors")
+    told = stream.getvalue().splitlines()
+    assert len(told) <= 11
+    assert told[0] == f"writing: 0/{total} tensors"
+    assert told[-1] == f"writing: {total}/{total} tensors"
+
+
+def test_an_empty_stage_is_told_once():
+    stream = io.StringIO()
+    lines = _progress.Lines(stream)
+    lines("measuring", 0, 0, "blocks")
+    assert stream.getvalue() == "measuring: 0/0 blocks\n"
+
+
+def test_a_stage_that_starts_over_is_told_again():
+    stream = io.StringIO()
+    lines = _progress.Lines(stream)
+    for done in (0, 1, 0, 1):
+        lines("hashing", done, 1, "files")
+    assert len(stream.getvalue().splitlines()) == 4
+
+
+def test_json_has_no_progress():
+    with _progress.shown(as_json=True) as progress:
+        assert progress is silent
+
+
+def test_bars_on_a_terminal_take_names_literally(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with _progress.shown(as_json=False) as progress:
+        for done in (0.0, 5e8, 1e9):
+            progress("writing [red]model", done, 1e9, "bytes")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "[red]" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("speed", "unit", "shown"),
+    [(None, "rows", ""), (2.5e6, "bytes", "2.5 MB/s"), (4.0, "rows", "4.0 rows/s"), (0.5, "blocks", "2.0 s each")],
+)
+def test_rates_are_in_a_unit_that_fits(speed, unit, shown):
+    assert _progress.rate(speed, unit) == shown
+
+
+def test_amounts_of_bytes_share_the_unit_of_their_total():
+    assert _progress.amount(1.5e9, 14e9, "bytes") == "1.5/14.0 GB"
+    assert _progress.amount(3, 28, "blocks") == "3/28 blocks"

@@ -1,0 +1,151 @@
+"""The renderings say what the record says, escape it, and are the same bytes each time."""
+
+import re
+
+import pytest
+
+from tests.report.example import matrix, record
+from vecsurgery import report
+
+
+@pytest.fixture(scope="module")
+def page():
+    return report.html(record())
+
+
+def _without_geometry():
+    changed = record() | {"geometry": {}}
+    for item in changed["matrices"]:
+        facts = {"norm": 2.0, "norm_ratio": 0.5, "factor": 0.5}
+        item["stored"] = {}
+        item["steps"] = [{"step": "scale", "method": "scale", "delta": "unlearning", "facts": facts, "warnings": []}]
+    return changed
+
+
+def test_the_verdict_is_one_line_of_stored_figures():
+    assert report.verdict(record()) == (
+        "Removed 97 % of the `retain` activation energy of `unlearning` while keeping 81 % of its norm; 2 warnings."
+    )
+
+
+def test_the_verdict_tells_a_bias_that_grew():
+    grown = record() | {"matrices": [matrix(0, "q", 1.0, 1.5, 1.5)]}
+    assert report.verdict(grown).startswith("Raised the `retain` activation energy of `unlearning` to 150 %")
+
+
+def test_the_verdict_without_a_geometry_tells_the_norm():
+    assert report.verdict(_without_geometry()) == (
+        "Scale on `unlearning` kept 50 % of its norm over 4 matrices; no warnings."
+    )
+
+
+def test_the_verdict_of_a_run_that_changed_nothing_says_so():
+    assert report.verdict(_without_geometry() | {"matrices": []}) == "No matrix was changed by a step; no warnings."
+
+
+def test_a_matrix_left_out_unprotected_is_a_warning_and_part_of_the_verdict():
+    left_out = [{"tensor": "a.weight", "step": "null_space", "delta": "instruct", "unprotected": True}]
+    changed = record() | {"left_out": left_out}
+    assert "1 matrix left out by the selection" in report.verdict(changed)
+    assert any("a.weight" in line and "unprotected" in line for line in report.warnings(changed))
+
+
+def test_warnings_that_differ_only_in_numbers_are_gathered_with_a_count():
+    changed = record()
+    for index, item in enumerate(changed["matrices"]):
+        item["steps"][0]["warnings"] = [f"keep 0.02 is below the floor 0.0{index + 3}: the floor was used"]
+    found = [line for line in report.warnings(changed) if "below the floor" in line]
+    assert len(found) == 1
+    assert "model.layers.0.self_attn.q_proj.weight" in found[0]
+    assert "3 more" in found[0]
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        "org/original at aaaaaaaaaaaa",
+        "20,000 positions at 4 sites",
+        "120 rows used, 3 repeated",
+        "model.layers.0.self_attn.o_proj.weight",
+        "rounding to the storage type more than doubled the bias on retain of 1 matrix",
+        "2 tensors of unlearning outside the blocks' matrices: added unchanged",
+        "1 min 1 s",
+    ],
+)
+def test_golden_facts_stand_in_the_text_and_on_the_page(figure, page):
+    assert figure in report.text(record())
+    assert figure in re.sub(r"\s+", " ", page.replace("&#39;", "'"))
+
+
+def test_the_text_has_bias_per_layer_and_in_total():
+    lines = [line.split() for line in report.text(record()).splitlines()]
+    assert ["0", "2", "50", "1", "1.8", "3.6", "%", "81", "%"] in lines
+    assert ["all", "4", "100", "2", "3", "3.0", "%", "81", "%"] in lines
+
+
+def test_the_page_has_every_fact_of_every_matrix(page):
+    for name in ("strength", "floor", "energy removed", "relative after", "64 × 64", "self_attn.q_proj"):
+        assert name in page
+
+
+def test_the_page_needs_nothing_from_outside_and_runs_nothing(page):
+    assert "http" not in page
+    assert not re.search(r"<script|<link|<img|@import|\ssrc=|url\((?!#)|javascript:|\son\w+=", page)
+
+
+def test_names_from_the_record_are_escaped(page):
+    assert "<b>unlearned</b>" not in page
+    assert "org/&lt;b&gt;unlearned&lt;/b&gt;" in page
+
+
+def test_the_verdict_on_the_page_is_escaped_too():
+    changed = record()
+    for item in changed["matrices"]:
+        item["steps"][0]["delta"] = "<i>`x"
+    assert "<i>" not in report.html(changed)
+
+
+def test_ids_on_the_page_are_unique_and_every_reference_has_one():
+    changed = record()
+    changed["geometry"]["second"] = changed["geometry"]["retain"]
+    for item in changed["matrices"]:
+        item["stored"]["second"] = item["stored"]["retain"]
+    page = report.html(changed)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^")]+)', page)) <= set(ids)
+
+
+def test_rendering_is_deterministic():
+    assert report.html(record()) == report.html(record())
+    assert report.text(record()) == report.text(record())
+
+
+@pytest.mark.parametrize("change", [{"matrices": []}, {"matrices": [], "geometry": {}, "others": [], "seconds": {}}])
+def test_an_empty_run_renders(change):
+    assert "No step touched a matrix" in report.text(record() | change)
+    assert "No step touched a matrix" in report.html(record() | change)
+
+
+def test_a_bias_of_zero_everywhere_renders():
+    zero = matrix(0, "q", 1.0, 0.0, 0.0)
+    zero["stored"]["retain"]["rab_before"] = 0.0
+    changed = record() | {"matrices": [zero]}
+    assert "nothing" not in report.text(changed)
+    assert "<svg" in report.html(changed)
+
+
+def test_a_measurement_without_its_optional_figures_renders():
+    bare = matrix(0, "q", 1.0, 0.5, 0.5)
+    bare["stored"]["retain"] = {
+        "rab_before": 1.0,
+        "rab_after_intended": 0.5,
+        "rab_after_stored": 0.5,
+        "norm_before": 2.0,
+    }
+    bare["steps"][0]["facts"] = {}
+    changed = record() | {"matrices": [bare]}
+    report.validated(changed)
+    assert "–" in report.text(changed)
+    assert "<svg" in report.html(changed)
+    assert report.verdict(changed).startswith("Removed 50 % of the `retain` activation energy of `unlearning`;")

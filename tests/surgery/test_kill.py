@@ -1,0 +1,92 @@
+"""SIGKILL at random moments: a folder under the final name is complete, and the next run finishes the same bytes."""
+
+import multiprocessing
+import random
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+import torch
+from support import models
+
+import vecsurgery
+
+ROUNDS = 20
+RECIPE = """
+into: into
+deltas: {change: {tuned: tuned}}
+geometry: {retain: {data: retain.jsonl}}
+steps: [{project: retain_energy, geometry: retain, keep: 0.1}]
+output: {shard_size: 30000}
+"""
+
+
+def _work(recipe: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    vecsurgery.run(recipe, out)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("kill")
+    into = models.checkpoint(root / "into", seed=1, num_hidden_layers=8)
+    models.perturbed(into, root / "tuned", seed=2)
+    models.write_texts(root / "retain.jsonl", 60)
+    (root / "recipe.yaml").write_text(RECIPE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def context() -> ForkServerContext:
+    """Children that start with everything imported, so that a kill falls into the work and not into imports."""
+    chosen = multiprocessing.get_context("forkserver")
+    chosen.set_forkserver_preload(["tests.surgery.test_kill", "vecsurgery.surgery.api", "transformers"])
+    return chosen
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    """Every file but those that carry times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("surgery.json", "report.html")
+    }
+
+
+def _timed(context: ForkServerContext, recipe: Path, out: Path) -> float:
+    start = time.perf_counter()
+    child = context.Process(target=_work, args=(recipe, out))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    return time.perf_counter() - start
+
+
+def test_a_killed_run_leaves_nothing_or_everything_and_resumes_to_the_same_bytes(
+    workspace: Path, context: ForkServerContext, tmp_path: Path
+) -> None:
+    recipe = workspace / "recipe.yaml"
+    (tmp_path / "warm").mkdir()
+    (tmp_path / "whole").mkdir()
+    _timed(context, recipe, tmp_path / "warm" / "out")
+    length = _timed(context, recipe, tmp_path / "whole" / "out")
+    expected = _bytes(tmp_path / "whole" / "out")
+    moments = random.Random(0)
+    interrupted = 0
+    for number in range(ROUNDS):
+        out = tmp_path / str(number) / "out"
+        out.parent.mkdir()
+        child = context.Process(target=_work, args=(recipe, out))
+        child.start()
+        time.sleep(moments.uniform(0.0, length))
+        child.kill()
+        child.join()
+        if out.exists():
+            assert set(vecsurgery.verify(out).values()) == {"same"}
+        else:
+            interrupted += (out.parent / "out.partial").exists()
+            vecsurgery.run(recipe, out)
+        assert _bytes(out) == expected
+        assert not (out.parent / "out.partial").exists()
+    assert interrupted > 0

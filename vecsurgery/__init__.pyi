@@ -1,0 +1,14 @@
+from .surgery import Edited as Edited
+from .surgery import Plan as Plan
+from .surgery import check as check
+from .surgery import edit as edit
+from .surgery import measure as measure
+from .surgery import plan as plan
+from .surgery import reproduce as reproduce
+from .surgery import run as run
+from .surgery import union as union
+from .surgery import verify as verify
+from .surgery import weights_of as weights_of
+from .surgery import write as write
+
+__version__: str

@@ -1,0 +1,13 @@
+from .preparing import prepare as prepare
+from .rows import Row as Row
+from .rows import read_rows as read_rows
+from .tokenizer import has_tokenizer as has_tokenizer
+from .tokenizer import load_tokenizer as load_tokenizer
+from .tokenizer import sanity as sanity
+from .types import Sample as Sample
+from .types import Samples as Samples
+from .vocabulary import VocabularyMatch as VocabularyMatch
+from .vocabulary import compare_end_tokens as compare_end_tokens
+from .vocabulary import compare_vocabularies as compare_vocabularies
+from .vocabulary import end_tokens as end_tokens
+from .vocabulary import vocabulary_rows as vocabulary_rows

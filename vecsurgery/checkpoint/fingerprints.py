@@ -1,0 +1,65 @@
+"""The fingerprint of a model: cheap to compute, different for any two models that somebody trained.
+
+SHA-256 over the architecture keys of the configuration and, per tensor in name order, its name, type, shape, and first
+and last 4 KiB. A geometry file carries it, so that it is not used with another model by mistake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_EDGE = 4096
+_NOT_ARCHITECTURE = {
+    "_name_or_path",
+    "_commit_hash",
+    "_attn_implementation_autoset",
+    "architectures",
+    "auto_map",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "dtype",
+    "eos_token_id",
+    "finetuning_task",
+    "id2label",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "problem_type",
+    "return_dict",
+    "task_specific_params",
+    "tokenizer_class",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+"""Keys that say how a checkpoint was made or is served, not what it computes."""
+
+
+def fingerprint(config: Mapping[str, Any], names: Iterable[str], read: Callable[[str], Tensor]) -> str:
+    """Hexadecimal SHA-256 of a model (module docstring). `config`: as config.json has it; `read`: name → tensor."""
+    digest = hashlib.sha256()
+    architecture = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+    digest.update(json.dumps(architecture, sort_keys=True, separators=(",", ":")).encode())
+    for name in sorted(names):
+        tensor = read(name)
+        facts = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest.update(json.dumps(facts, separators=(",", ":")).encode())
+        for edge in _edges(tensor):
+            digest.update(edge)
+    return digest.hexdigest()
+
+
+def _edges(tensor: Tensor) -> tuple[bytes, bytes]:
+    import torch
+
+    flat = tensor.detach().reshape(-1)
+    count = _EDGE // flat.element_size()
+    first, last = (part.contiguous().view(torch.uint8).cpu() for part in (flat[:count], flat[-count:]))
+    return first.numpy().tobytes(), last.numpy().tobytes()

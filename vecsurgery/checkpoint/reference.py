@@ -1,0 +1,128 @@
+"""From what the user calls a model to a folder on this machine: a local path, or a snapshot of the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vecsurgery.errors import InputError
+
+if TYPE_CHECKING:
+    from vecsurgery.recipe.types import Reference
+
+_SIDE_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
+_WEIGHTS = ("*.safetensors", "*.bin")
+"""`.bin` is fetched only where the repository has no safetensors."""
+_LEFT_OUT = ["*/*", "consolidated*", "training_args.bin", "optimizer*", "scheduler*", "rng_state*"]
+"""Subfolders (other formats) and second copies of the weights."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve(reference: Reference, *, offline: bool | None = None) -> Path:
+    """The folder of a model or adapter; the hub's cache is used, and filled where something is missing.
+
+    A reference's own adapter is a reference of its own: resolve it too.
+
+    Args:
+        reference: as the recipe names it.
+        offline: take only what is cached; None follows the variables HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE.
+
+    Raises:
+        InputError: no such folder, not cached while offline, no access, or an unknown id or revision.
+    """
+    if reference.path is not None:
+        if not reference.path.is_dir():
+            raise InputError(f"opening the model {reference.text!r}: {reference.path} is no folder.")
+        return reference.path
+    local_only = _offline() if offline is None else offline
+    folder = _snapshot(reference, _WEIGHTS[0], local_only)
+    if not any(folder.glob(_WEIGHTS[0])):
+        folder = _snapshot(reference, _WEIGHTS[1], local_only)
+    return folder
+
+
+def plan_download(references: Iterable[Reference], *, offline: bool | None = None) -> int:
+    """Bytes that `resolve` would fetch for all of these together, adapters included; nothing is fetched.
+
+    Every reference is looked up, and everything that cannot be had is named in one error, so that the first byte is
+    fetched only when all of them can be. Offline, the lookups are in the cache and the answer is 0.
+
+    Raises:
+        InputError: one line a reference that is missing or not accessible.
+    """
+    local_only = _offline() if offline is None else offline
+    total, problems = 0, []
+    for reference in _with_adapters(references):
+        try:
+            if reference.path is not None or local_only:
+                resolve(reference, offline=local_only)
+            else:
+                total += _bytes_to_fetch(reference)
+        except InputError as fault:
+            problems.append(str(fault))
+    if problems:
+        raise InputError("\n".join(problems))
+    return total
+
+
+def revision_of(folder: Path) -> str | None:
+    """The commit of a snapshot in the hub's cache (`…/snapshots/COMMIT`); None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
+
+
+def _offline() -> bool:
+    values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(value.upper() in {"1", "ON", "YES", "TRUE"} for value in values)
+
+
+def _with_adapters(references: Iterable[Reference]) -> list[Reference]:
+    """Each model and adapter once, in order."""
+    flat = [part for reference in references for part in (reference, reference.adapter) if part is not None]
+    return list({(part.path, part.model, part.revision): part for part in flat}.values())
+
+
+def _bytes_to_fetch(reference: Reference) -> int:
+    files: Any = _ask_hub(reference, _WEIGHTS[0], local_files_only=False, dry_run=True)
+    if not any(file.filename.endswith(".safetensors") for file in files):
+        files = _ask_hub(reference, _WEIGHTS[1], local_files_only=False, dry_run=True)
+    return sum(file.file_size for file in files if file.will_download)
+
+
+def _snapshot(reference: Reference, weights: str, local_only: bool) -> Path:
+    return Path(_ask_hub(reference, weights, local_files_only=local_only))
+
+
+def _ask_hub(reference: Reference, weights: str, **options: Any) -> Any:
+    """`snapshot_download` with our patterns; every way in which it fails becomes one message."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    # The library raises its HTTP client's own errors beside its own; which client that is depends on its version.
+    http_error: Any = vars(errors)["HTTPError"]
+    what = f"fetching {reference.text!r} from the hub"
+    try:
+        return huggingface_hub.snapshot_download(
+            reference.model,
+            revision=reference.revision,
+            allow_patterns=[*_SIDE_FILES, weights],
+            ignore_patterns=_LEFT_OUT,
+            **options,
+        )
+    except errors.GatedRepoError as fault:
+        raise InputError(f"{what}: it is gated; ask for access on its page, then `hf auth login`.") from fault
+    except errors.RevisionNotFoundError as fault:
+        raise InputError(f"{what}: it has no revision {reference.revision!r}.") from fault
+    except errors.RepositoryNotFoundError as fault:
+        raise InputError(f"{what}: no such model, or a private one: then `hf auth login` first.") from fault
+    except errors.LocalEntryNotFoundError as fault:
+        reason = (
+            "it is not (completely) in the cache and the network is off; fetch it once while online"
+            if options["local_files_only"]
+            else "the hub cannot be reached and it is not (completely) in the cache"
+        )
+        raise InputError(f"{what}: {reason}. Or give a local folder.") from fault
+    except (OSError, ValueError, http_error) as fault:
+        raise InputError(f"{what}: {fault}") from fault

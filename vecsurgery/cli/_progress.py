@@ -1,0 +1,97 @@
+"""How work is shown while it runs: bars on a terminal, plain lines elsewhere, nothing for machines. All on stderr."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, TextIO
+
+from vecsurgery.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.progress import Task, TaskID
+
+
+@contextmanager
+def shown(*, as_json: bool) -> Iterator[Progress]:
+    """A progress for one command: silent with --json, bars where stderr is a terminal, plain lines elsewhere."""
+    if as_json:
+        yield silent
+    elif sys.stderr.isatty():
+        with _bars() as progress:
+            yield progress
+    else:
+        yield Lines(sys.stderr)
+
+
+class Lines:
+    """One line when a stage begins, at each further tenth of it, and when it is finished; safe to call from threads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = Lock()
+        self._told: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: float, total: float, unit: str) -> None:
+        tenth = int(10 * done / total) if total > 0 else 10
+        with self._lock:
+            told = self._told.get(stage, -1)
+            # A stage that starts over (the same phase for another file) is told again.
+            if tenth > told or (tenth == 0 and told >= 10):
+                self._told[stage] = tenth
+                print(f"{stage}: {amount(done, total, unit)}", file=self._stream, flush=True)
+
+
+def amount(done: float, total: float, unit: str) -> str:
+    """How much of how much, in a unit that fits.
+
+    >>> amount(3, 28, "blocks"), amount(1.5e9, 14e9, "bytes")
+    ('3/28 blocks', '1.5/14.0 GB')
+    """
+    if unit != "bytes":
+        return f"{done:g}/{total:g} {unit}"
+    size, name = next((size, name) for size, name in _SIZES if total >= size)
+    return f"{done / size:.1f}/{total / size:.1f} {name}"
+
+
+def rate(speed: float | None, unit: str) -> str:
+    """Units a second; seconds for one unit where that is below one a second."""
+    if not speed:
+        return ""
+    if unit == "bytes":
+        size, name = next((size, name) for size, name in _SIZES if speed >= size)
+        return f"{speed / size:.1f} {name}/s"
+    return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+
+
+_SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0.0, "bytes"))
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Amount(ProgressColumn):
+        def render(self, task: "Task") -> Text:
+            return Text(amount(task.completed, task.total or 0.0, task.fields["unit"]))
+
+    class Rate(ProgressColumn):
+        def render(self, task: "Task") -> Text:
+            return Text(rate(task.finished_speed or task.speed, task.fields["unit"]), style="dim")
+
+    stage_column = TextColumn("{task.description}", markup=False)
+    console = Console(stderr=True)
+    with Bars(stage_column, BarColumn(), Amount(), Rate(), TimeRemainingColumn(), console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+        lock = Lock()
+
+        def progress(stage: str, done: float, total: float, unit: str) -> None:
+            with lock:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=total, unit=unit)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield progress

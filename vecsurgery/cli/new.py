@@ -1,0 +1,29 @@
+"""vecsurgery new: start from a shipped recipe."""
+
+from pathlib import Path
+
+import click
+
+from vecsurgery.cli import _options
+
+
+@click.command("new", short_help="Copy a shipped recipe, or list them.")
+@click.argument("name", required=False)
+@click.argument("path", required=False, type=_options.file_path)
+def command(name: str | None, path: Path | None) -> None:
+    """Copy the shipped recipe NAME to PATH (default: NAME.yaml here); without NAME, list the recipes.
+
+    \b
+    Examples:
+      vecsurgery new
+      vecsurgery new retain
+      vecsurgery new rain recipes/merge.yaml
+    """
+    from vecsurgery.recipe import shipped
+
+    if name is None:
+        for known in shipped.names():
+            click.echo(f"{known:10}  {shipped.summary(known)}")
+        return
+    written = shipped.copy(name, path if path is not None else Path(f"{name.removesuffix('.yaml')}.yaml"))
+    click.echo(f"wrote {written}; put your models and data in it, then: vecsurgery check {written}")

@@ -1,0 +1,40 @@
+"""vecsurgery run: carry out a recipe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from vecsurgery.cli import _options, _progress
+
+
+@click.command("run", short_help="Carry out a recipe.")
+@_options.recipe
+@_options.out
+@_options.overrides
+@_options.compute
+@_options.as_json
+def command(
+    recipe: Path, out: Path, overrides: Sequence[str], compute: Literal["float32", "stored"], as_json: bool
+) -> None:
+    """Carry out RECIPE and write the model folder OUT.
+
+    OUT appears when it is complete, with report.html, surgery.json and recipe.yaml beside the weights; until then the
+    work is in OUT.partial, and the same command resumes it.
+
+    \b
+    Examples:
+      vecsurgery run retain.yaml cleaned
+      vecsurgery run retain.yaml cleaned --set retain_energy.keep=0.05
+    """
+    from vecsurgery import report
+    from vecsurgery.surgery import api
+
+    with _progress.shown(as_json=as_json) as progress:
+        record = api.run(recipe, out, overrides=overrides, compute=compute, progress=progress)
+    if as_json:
+        click.echo(report.dumps(record), nl=False)
+    else:
+        click.echo(report.verdict(record))
+        click.echo(f"{out}: the model, with its report in {out / 'report.html'}")

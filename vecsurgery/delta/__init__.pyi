@@ -1,0 +1,9 @@
+from .adapter import Adapter as Adapter
+from .difference import Difference as Difference
+from .sources import DeltaSource as DeltaSource
+from .sources import check_tying as check_tying
+from .types import Delta as Delta
+from .types import Dense as Dense
+from .types import Edit as Edit
+from .types import Factored as Factored
+from .with_adapter import WithAdapter as WithAdapter

@@ -1,0 +1,99 @@
+"""A delta is tuned − base for one tensor, dense or factored. It is not a weight: separate types.
+
+Matrices are seen as (out, in) whatever the orientation on disk. Values are float32 or float64.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vecsurgery import linalg
+
+
+@dataclass(frozen=True)
+class Dense:
+    """D itself; (out, in) for a matrix, the stored shape for any other tensor."""
+
+    values: Float[Tensor, "..."]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    def times(self, vectors: Float[Tensor, "inputs k"]) -> Float[Tensor, "outputs k"]:
+        """D X for column vectors X."""
+        return self.values @ vectors.to(self.values.dtype)
+
+    def filtered(
+        self, directions: Float[Tensor, "inputs rank"], factors: Float[Tensor, " rank"], tail: float = 1.0
+    ) -> "Dense":
+        """D P with P = V diag(f) Vᵀ + tail·(I − V Vᵀ): every direction of the input scaled by its own factor."""
+        return Dense(linalg.spectral_filter(self.values, directions, factors, tail=tail))
+
+    def scaled(self, factor: float) -> "Dense":
+        return self if factor == 1.0 else Dense(self.values * factor)
+
+    def squared_norm(self) -> float:
+        """‖D‖²_F, summed in float64."""
+        return float(torch.linalg.vector_norm(self.values, dtype=torch.float64)) ** 2
+
+    def select_rows(self, rows: Tensor) -> "Dense":
+        """The delta of these output rows alone (indices)."""
+        return Dense(self.values[rows])
+
+    def dense(self) -> Float[Tensor, "..."]:
+        return self.values
+
+
+@dataclass(frozen=True)
+class Factored:
+    """D = B A, as an adapter gives it: never formed where it need not be."""
+
+    left: Float[Tensor, "outputs rank"]
+    """B, with the adapter's scale in it."""
+    right: Float[Tensor, "rank inputs"]
+    """A."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.left.shape[0], self.right.shape[1])
+
+    def times(self, vectors: Float[Tensor, "inputs k"]) -> Float[Tensor, "outputs k"]:
+        """D X = B (A X)."""
+        return self.left @ (self.right @ vectors.to(self.right.dtype))
+
+    def filtered(
+        self, directions: Float[Tensor, "inputs rank"], factors: Float[Tensor, " rank"], tail: float = 1.0
+    ) -> "Factored":
+        """D P = B (A P): the adapter keeps its rank and stays an adapter."""
+        return Factored(self.left, linalg.spectral_filter(self.right, directions, factors, tail=tail))
+
+    def scaled(self, factor: float) -> "Factored":
+        return self if factor == 1.0 else Factored(self.left * factor, self.right)
+
+    def squared_norm(self) -> float:
+        """‖B A‖²_F = tr((BᵀB)(A Aᵀ)), in float64."""
+        left, right = self.left.double(), self.right.double()
+        return float(((left.T @ left) * (right @ right.T)).sum().clamp(min=0.0))
+
+    def select_rows(self, rows: Tensor) -> "Factored":
+        return Factored(self.left[rows], self.right)
+
+    def dense(self) -> Float[Tensor, "outputs inputs"]:
+        return self.left @ self.right
+
+
+Delta = Dense | Factored
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a projector gives back for one matrix."""
+
+    deltas: "dict[str, Delta]"
+    """The edited deltas, by delta name."""
+    facts: dict[str, float]
+    """Figures of this matrix for the report (λ, rank, RAB …), by name."""
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,13 @@
+from .eigen import moment_subspace as moment_subspace
+from .eigen import rows_subspace as rows_subspace
+from .filters import spectral_filter as spectral_filter
+from .moments import ROWS_LIMIT as ROWS_LIMIT
+from .moments import Moment as Moment
+from .moments import Rows as Rows
+from .moments import accumulator as accumulator
+from .strength import Bias as Bias
+from .strength import Filter as Filter
+from .strength import column_squares as column_squares
+from .strength import retention_bias as retention_bias
+from .strength import solve_strength as solve_strength
+from .subspace import Subspace as Subspace

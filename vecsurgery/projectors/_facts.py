@@ -1,0 +1,73 @@
+"""What both projectors do around their filter: take the one delta, apply factors, state the figures of the matrix."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vecsurgery import delta, linalg
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vecsurgery.delta import Delta
+    from vecsurgery.linalg import Bias, Filter, Subspace
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One delta against one geometry, before anything is done to it."""
+
+    raw: "Delta"
+    subspace: "Subspace"
+    times: "Tensor"
+    """D V over all stored directions: the first half of the filter's work, and all that RAB needs."""
+    squared_norm: float
+
+    def bias(self, kind: "Filter") -> "Bias":
+        """RAB of the raw delta, split as a filter of this kind sees it."""
+        return linalg.Bias.of(linalg.column_squares(self.times), self.squared_norm, self.subspace, kind)
+
+    def filtered(self, factors: "Tensor", tail: float = 1.0) -> "Delta":
+        """The delta with its leading directions multiplied by `factors` and the space outside them by `tail`."""
+        rank = len(factors)
+        directions = self.subspace.directions[:, :rank]
+        if isinstance(self.raw, delta.Dense):
+            product = self.times[:, :rank]
+            return delta.Dense(linalg.spectral_filter(self.raw.values, directions, factors, tail=tail, product=product))
+        return self.raw.filtered(directions, factors, tail)
+
+
+def probe(deltas: "Mapping[str, Delta]", subspace: "Subspace") -> tuple[str, Probe]:
+    """The name of the one delta and its products with the geometry.
+
+    Raises ValueError for more than one delta: these projectors are not joint.
+    """
+    if len(deltas) != 1:
+        raise ValueError(f"this projector takes one delta at a time, it was given {len(deltas)}: {sorted(deltas)}")
+    ((name, raw),) = deltas.items()
+    if raw.shape[-1] != subspace.width:
+        raise ValueError(f"the delta {name!r} is {raw.shape}, its geometry is {subspace.width} wide")
+    return name, Probe(raw, subspace, raw.times(subspace.directions), raw.squared_norm())
+
+
+def common_facts(before: Probe, edited: "Delta", bias: "Bias", rab_after: float, rank: int) -> dict[str, float]:
+    """The figures that every projector states, by the names that reports use.
+
+    norm: ‖D‖_F. norm_ratio: ‖D′‖/‖D‖ (1 for a zero delta). energy_removed: 1 − norm_ratio². rab, rab_after: retention
+    activation bias before, and as intended after the edit. rank: r. energy: share of the geometry's energy in the r
+    directions.
+    """
+    ratio = 1.0
+    if before.squared_norm > 0.0 and edited is not before.raw:
+        ratio = math.sqrt(edited.squared_norm() / before.squared_norm)
+    total = before.subspace.total
+    return {
+        "norm": math.sqrt(before.squared_norm),
+        "norm_ratio": ratio,
+        "energy_removed": 1.0 - ratio**2,
+        "rab": bias.total,
+        "rab_after": rab_after,
+        "rank": float(rank),
+        "energy": float(before.subspace.energies[:rank].sum()) / total if total > 0.0 else 0.0,
+    }

@@ -1,0 +1,38 @@
+"""How a projector is made known: one object a file, found by its name in a recipe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from vecsurgery.delta import Delta, Edit
+    from vecsurgery.linalg import Subspace
+
+
+class ProjectFunction(Protocol):
+    """The shape of every projector's function."""
+
+    def __call__(
+        self, deltas: "Mapping[str, Delta]", geometry: "Mapping[str, Subspace]", *, options: Any
+    ) -> "Edit": ...
+
+
+@dataclass(frozen=True)
+class Projector:
+    """A projector and its options.
+
+    `function(deltas, geometry, *, options)` is pure: `deltas` maps delta names to the deltas of one matrix, `geometry`
+    maps geometry names to the subspaces of its site, `options` is an instance of `options`.
+    A field of `options` that names a geometry carries `json_schema_extra={"reference": "geometry"}`; the field
+    `others` ("source" or "drop") says what becomes of tensors that are no block matrix.
+    `joint`: the function wants all deltas of the step at once; otherwise it is called once per delta.
+    """
+
+    name: str
+    options: type[BaseModel]
+    function: ProjectFunction
+    joint: bool = False
+    unprotected_warning: bool = False
+    """True where a matrix that the selection leaves out deserves a warning, because it is added unprotected."""

@@ -1,0 +1,110 @@
+"""The canonical text of a recipe: everything resolved and written out, the same bytes for the same meaning."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from .grammar import plain_tokens
+from .numbers import plain_number
+from .references import canonical
+from .selection import plain_layers
+from .tree import Loader
+from .types import DeltaSpec, GeometrySpec, Recipe, Selection, Step
+from .validation import key_names
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that either our loader or a YAML 1.1 reader would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
+        return True
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Text; with line breaks or invisible characters it is written with escapes, so that it is read back unchanged."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+_Dumper.yaml_implicit_resolvers = {
+    start: [
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(start, []),
+        *Loader.yaml_implicit_resolvers.get(start, []),
+    ]
+    for start in {*yaml.SafeDumper.yaml_implicit_resolvers, *Loader.yaml_implicit_resolvers}
+}
+
+
+def canonical_text(recipe: Recipe) -> str:
+    """The recipe as YAML with every key written out, paths absolute, one spelling: what is hashed and run again."""
+    return yaml.dump(
+        _plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1_000
+    )
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    weights = {name: recipe.weights.get(name, 1.0) for name in recipe.deltas}
+    return {
+        "into": canonical(recipe.into),
+        "deltas": {name: _delta(delta) for name, delta in recipe.deltas.items()},
+        "geometry": {name: _geometry(geometry) for name, geometry in recipe.geometry.items()},
+        "steps": [_step(step) for step in recipe.steps],
+        "weights": {name: plain_number(weight) for name, weight in weights.items()},
+        "output": {
+            "format": recipe.output.format,
+            "dtype": recipe.output.dtype,
+            "shard_size": recipe.output.shard_size,
+            "keep_geometry": recipe.output.keep_geometry,
+        },
+    }
+
+
+def _delta(delta: DeltaSpec) -> dict[str, str]:
+    references = {"tuned": delta.tuned, "base": delta.base, "adapter": delta.adapter}
+    return {key: canonical(reference) for key, reference in references.items() if reference is not None}
+
+
+def _geometry(geometry: GeometrySpec) -> dict[str, Any]:
+    if geometry.data is None:
+        return {"file": str(geometry.file)}
+    data = geometry.data
+    values = {
+        "data": [str(path) for path in data.data],
+        "template": data.template,
+        "rows": None if data.rows is None else f"{data.rows[0]}-{data.rows[1]}",
+        "limit": data.limit,
+        "max_tokens": data.max_tokens,
+        "max_length": data.max_length,
+        "seed": data.seed,
+        "model": None if geometry.model is None else canonical(geometry.model),
+        "tokens": plain_tokens(geometry.tokens),
+        "skip_first": geometry.skip_first,
+        "max_directions": geometry.max_directions,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    named = {"scale": plain_number(step.number)} if step.verb == "scale" else {"project": step.method}
+    return {**named, "id": step.id, **_options(step), **_selection(step.selection)}
+
+
+def _options(step: Step) -> Mapping[str, Any]:
+    """The method's options; one that is null by default and null here is left out."""
+    if step.options is None:
+        return {}
+    values = step.options.model_dump(mode="json", by_alias=True)
+    fields = key_names(type(step.options))
+    return {key: value for key, value in values.items() if value is not None or fields[key].default is not None}
+
+
+def _selection(selection: Selection) -> dict[str, Any]:
+    values = {
+        "deltas": list(selection.deltas),
+        "modules": None if selection.modules is None else list(selection.modules),
+        "layers": None if selection.layers is None else plain_layers(selection.layers),
+        "where": list(selection.where) or None,
+        "except": list(selection.exclude) or None,
+    }
+    return {key: value for key, value in values.items() if value is not None}

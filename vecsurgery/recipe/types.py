@@ -1,0 +1,141 @@
+"""What a validated recipe says, as plain frozen values. No torch, no methods: only the grammar."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class FilteredNumber:
+    """One entry of a `{filter, value}` list; `filter` None applies to everything that no filter above matched."""
+
+    filter: str | None
+    value: "float | list[float]"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model: a local path taken literally, or a hub id with an optional revision, and an optional adapter.
+
+    `text`: as the user wrote it. `path`: the local path where one exists, else None. `model`, `revision`: hub id.
+    """
+
+    text: str
+    path: Path | None
+    model: str
+    revision: str | None = None
+    adapter: "Reference | None" = None
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where rows come from and how many are used (the data keys of the recipe language)."""
+
+    data: tuple[Path, ...]
+    template: str = "auto"
+    """auto, none, or the path of a Jinja file."""
+    rows: tuple[int, int] | None = None
+    """First and last row, 0-based, inclusive."""
+    limit: int | None = None
+    max_tokens: int | None = None
+    max_length: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Between:
+    """Positions from the opening to the closing tag, both included."""
+
+    open: str
+    close: str
+
+
+@dataclass(frozen=True)
+class Around:
+    """Every token of each tag, `before` tokens before its first and `after` behind its last."""
+
+    tags: tuple[str, ...]
+    before: int = 1
+    after: int = 0
+
+
+TokenRule = Literal["all", "response"] | Between | Around
+
+
+@dataclass(frozen=True)
+class GeometrySpec:
+    """One geometry: measured from data on a model, or read from a file (then `file` alone is set)."""
+
+    data: DataSpec | None
+    model: Reference | None = None
+    """None: the recipe's `into`."""
+    tokens: TokenRule = "all"
+    skip_first: int = 1
+    max_directions: int = 1024
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class DeltaSpec:
+    """One delta: tuned − base, or an adapter. Exactly one of `tuned` and `adapter` is set; `base` None means `into`."""
+
+    tuned: Reference | None = None
+    base: Reference | None = None
+    adapter: Reference | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a step touches. None means no restriction; `layers` are block numbers, or (first, last) inclusive ranges."""
+
+    deltas: tuple[str, ...]
+    modules: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    """Block numbers, sorted; resolved against nothing: a number above the last block matches nothing."""
+    where: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    """The recipe's `except`."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a recipe: verb `project` with a method and its options, or verb `scale` with a number."""
+
+    id: str
+    verb: Literal["project", "scale"]
+    method: str
+    """Name of the projector; "scale" for scale."""
+    selection: Selection
+    options: BaseModel | None = None
+    number: Any = None
+    """scale: a float, a list (gradient over the blocks), or a tuple of FilteredNumber."""
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written."""
+
+    format: Literal["checkpoint"] = "checkpoint"
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
+    shard_size: int = 5_000_000_000
+    keep_geometry: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe; everything is resolved against the folder of the file, nothing has been opened but it."""
+
+    into: Reference
+    deltas: Mapping[str, DeltaSpec]
+    geometry: Mapping[str, GeometrySpec]
+    steps: tuple[Step, ...]
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    """delta → number (float, gradient list, or tuple of FilteredNumber); 1.0 where absent."""
+    output: Output = field(default_factory=Output)
+    source: Path | None = None
+    text: str = ""
+    """The recipe as resolved (extends and --set applied), canonical YAML: what is hashed, stored and run again."""

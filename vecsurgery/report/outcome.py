@@ -1,0 +1,95 @@
+"""What a record comes to in words: its warnings, gathered, and the one-line verdict."""
+
+import re
+
+from vecsurgery.report import summary
+from vecsurgery.report.numbers import counted, percent
+from vecsurgery.report.record import Record
+
+_NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*")
+
+
+def warnings(record: Record) -> list[str]:
+    """Every warning of the run, its geometries and its matrices, and those that follow from the stored figures.
+
+    Warnings of matrices that differ in their numbers only are one warning, told of the first matrix with a count.
+    """
+    found = list(record["warnings"])
+    found += [f"geometry {name}: {text}" for name, item in record["geometry"].items() for text in item["warnings"]]
+    return found + _of_matrices(record) + _of_rounding(record) + _of_selection(record)
+
+
+def _of_matrices(record: Record) -> list[str]:
+    grouped: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for matrix in record["matrices"]:
+        for step in matrix["steps"]:
+            for text in step["warnings"]:
+                kind = (step["step"], step["delta"], _NUMBER.sub("#", text))
+                grouped.setdefault(kind, []).append((matrix["tensor"], text))
+    lines = []
+    for (name, delta, _), found in grouped.items():
+        tensor, text = found[0]
+        more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+        lines.append(f"{name}, {delta}: {tensor}: {text}{more}")
+    return lines
+
+
+def _of_rounding(record: Record) -> list[str]:
+    lines = []
+    for name, matrices in summary.rounding(record).items():
+        worst = matrices[0]["stored"][name]
+        before = worst["rab_before"]
+        left = f"{percent(worst['rab_after_stored'] / before)} of it is left, " if before > 0 else ""
+        meant = f"{percent(worst['rab_after_intended'] / before)} was intended" if before > 0 else "none was intended"
+        lines.append(
+            f"rounding to the storage type more than doubled the bias on {name} of {counted(len(matrices), 'matrix')}; "
+            f"worst is {matrices[0]['tensor']}: {left}{meant}"
+        )
+    return lines
+
+
+def _of_selection(record: Record) -> list[str]:
+    unprotected = [item for item in record["left_out"] if item["unprotected"]]
+    if not unprotected:
+        return []
+    return [
+        f"{counted(len(unprotected), 'matrix')} left out of a projection by the selection and added unprotected, "
+        f"first {unprotected[0]['tensor']} (step {unprotected[0]['step']})"
+    ]
+
+
+def verdict(record: Record) -> str:
+    """One line: how much of the bias is gone from the stored weights, what is left of the delta, how many warnings.
+
+    Example: "Removed 97 % of the `retain` activation energy of `unlearning` while keeping 81 % of its norm; no
+    warnings."
+    """
+    clauses = [_clause(record, name, change) for name, change in summary.totals(record).items()]
+    clauses += _without_geometry(record) if not clauses else []
+    if record["left_out"]:
+        clauses.append(f"{counted(len(record['left_out']), 'matrix')} left out by the selection")
+    count = len(warnings(record))
+    clauses.append(counted(count, "warning") if count else "no warnings")
+    line = "; ".join(clauses)
+    return f"{line[0].upper()}{line[1:]}."
+
+
+def _clause(record: Record, geometry: str, change: summary.Change) -> str:
+    steps = [step for matrix in record["matrices"] for step in matrix["steps"] if step.get("geometry") == geometry]
+    deltas = " + ".join(f"`{name}`" for name in dict.fromkeys(step["delta"] for step in steps))
+    subject = f"the `{geometry}` activation energy of {deltas or 'the change'}"
+    norm = f" while keeping {percent(change.norm_ratio)} of its norm" if change.norm_ratio is not None else ""
+    if change.left is None:
+        return f"found no activity of {deltas or 'the change'} on `{geometry}` to remove{norm}"
+    if change.left > 1:
+        return f"raised {subject} to {percent(change.left)} of what it was{norm}"
+    return f"removed {percent(1 - change.left)} of {subject}{norm}"
+
+
+def _without_geometry(record: Record) -> list[str]:
+    return [
+        f"{total.step} on `{total.delta}` kept {percent(total.norm_ratio)} of its norm over "
+        f"{counted(total.matrices, 'matrix')}"
+        for total in summary.step_totals(record)
+        if total.norm_ratio is not None
+    ] or ["no matrix was changed by a step"]

@@ -1,0 +1,110 @@
+"""Pictures of a record as inline SVG: the same bytes for the same record, no date, no outside resource.
+
+Text and axes are drawn in `currentColor`, so that a picture follows the page into dark mode.
+"""
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+from vecsurgery.report import summary
+from vecsurgery.report.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK = "#010203"
+"""A colour nothing else uses; becomes currentColor in the SVG."""
+_BEFORE, _INTENDED, _STORED = "#9aa0a6", "#e8912d", "#2f7fd0"
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vecsurgery",
+    "font.size": 9.0,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def layers(record: Record, geometry: str) -> str:
+    """Per layer: bias before, intended and stored (log scale where positive) beside the share of the norm kept.
+
+    Returns one `<svg>` element for inlining, or "" where nothing was measured against `geometry`.
+    """
+    changes = summary.by_layer(record, geometry)
+    if not changes:
+        return ""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9.0, 2.9), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _bias(left, changes)
+        _norm(right, changes)
+        return _svg(figure, prefix=f"layers-{list(record['geometry']).index(geometry)}-")
+
+
+def _bias(axes: "Axes", changes: dict[int, summary.Change]) -> None:
+    numbers = list(changes)
+    series = [
+        ("before", _BEFORE, [change.before for change in changes.values()]),
+        ("intended", _INTENDED, [change.intended for change in changes.values()]),
+        ("stored", _STORED, [change.stored for change in changes.values()]),
+    ]
+    for label, colour, values in series:
+        dashed = label == "intended"
+        axes.plot(
+            numbers,
+            values,
+            color=colour,
+            label=label,
+            linewidth=1.6,
+            linestyle="--" if dashed else "-",
+            marker="o",
+            markersize=3.5,
+            zorder=3 if dashed else 2,
+        )
+    if any(value > 0 for _, _, values in series for value in values):
+        axes.set_yscale("log", nonpositive="mask")
+    axes.set_title("activation bias (RAB)", loc="left", fontsize=9)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0.35, 1.0), borderaxespad=0.1)
+    _layer_axis(axes, numbers)
+
+
+def _norm(axes: "Axes", changes: dict[int, summary.Change]) -> None:
+    ratios = [(layer, change.norm_ratio) for layer, change in changes.items() if change.norm_ratio is not None]
+    axes.bar([layer for layer, _ in ratios], [ratio for _, ratio in ratios], color=_STORED, width=0.72)
+    axes.set_ylim(0, max([1.0, *(1.05 * ratio for _, ratio in ratios)]))
+    axes.axhline(1.0, color=_INK, linewidth=0.6, linestyle=":")
+    axes.set_title("norm of the change kept", loc="left", fontsize=9)
+    _layer_axis(axes, list(changes))
+
+
+def _layer_axis(axes: "Axes", numbers: list[int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
+    axes.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
+    axes.set_xlabel("layer")
+    axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _svg(figure: "Figure", *, prefix: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    # An HTML page knows the namespaces of inline SVG; without them no address stands in the report.
+    drawn = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", drawn)
+    # Several pictures share one page: their ids must differ.
+    drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", drawn)
+    drawn = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', drawn, count=1)
+    return drawn.replace(_INK, "currentColor").strip()

@@ -1,0 +1,166 @@
+"""The report as plain text: aligned tables, no colours, for a terminal, a log or a diff."""
+
+from collections.abc import Callable, Sequence
+
+from vecsurgery.report import outcome, summary
+from vecsurgery.report.numbers import counted, duration, number, percent
+from vecsurgery.report.record import ModelRecord, OthersRecord, Record
+
+
+def text(record: Record, *, worst: int = 10) -> str:
+    """Render a record: sources, steps, bias per layer on the stored weights, the `worst` matrices, warnings, times.
+
+    Bias is retention activation bias (RAB): the mean squared output that the change gives to the geometry's inputs.
+    """
+    sections: list[Callable[[Record], list[str]]] = [_head, _sources, _steps, _outcomes, _passed, _warnings, _end]
+    blocks = [section(record) for section in sections]
+    blocks.insert(4, [line for name in summary.totals(record) for line in _worst(record, name, worst)])
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Align cells in columns; the first `left` columns to the left, the others to the right."""
+    widths = [max(len(cells[column]) for cells in (header, *rows)) for column in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in (header, *rows)
+    ]
+
+
+def optional(share: float | None) -> str:
+    """A percentage, or a dash where there is none."""
+    return "–" if share is None else percent(share)
+
+
+def model(item: ModelRecord) -> str:
+    """Reference, the revision it resolved to, and the beginning of its fingerprint."""
+    revision = f" at {item['revision'][:12]}" if item["revision"] else ""
+    return f"{item['reference']}{revision} (fingerprint {item['fingerprint'][:12]})"
+
+
+def treated(item: OthersRecord) -> str:
+    """What `others` did to tensors, in words."""
+    return "added unchanged" if item["treatment"] == "source" else "dropped"
+
+
+def sources(record: Record) -> list[tuple[str, str]]:
+    """(what, description) of `into`, each delta and each geometry."""
+    lines = [("into", model(record["into"]))]
+    for name, delta in record["deltas"].items():
+        adapter, tuned, base = delta.get("adapter"), delta["tuned"], delta["base"]
+        pair = [model(item) for item in (tuned, base) if item]
+        described = f"adapter {model(adapter)}" if adapter else " − ".join(pair)
+        weight = delta.get("weight", 1.0)
+        weighed = f", weight {number(weight) if isinstance(weight, int | float) else weight}"
+        changed = f", {counted(delta['changed'], 'tensor')} changed" if "changed" in delta else ""
+        lines.append((f"delta {name}", described + weighed + changed))
+    for name, item in record["geometry"].items():
+        counts = ", ".join(f"{count:,} {what}" for what, count in item["counts"].items())
+        positions = f"{counted(item['tokens'], 'position')} at {counted(item['sites'], 'site')}"
+        lines.append((f"geometry {name}", f"{positions}; tokens: {item['rule']}" + (f"; {counts}" if counts else "")))
+    return lines
+
+
+def _head(record: Record) -> list[str]:
+    made = f"vecsurgery {record['versions'].get('vecsurgery', '')}".rstrip()
+    return [f"{record['output']}, made by {made}, {record['created']}", outcome.verdict(record)]
+
+
+def _sources(record: Record) -> list[str]:
+    return table(*_split(sources(record)), left=2)
+
+
+def _split(pairs: Sequence[tuple[str, str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    return pairs[0], pairs[1:]
+
+
+def _steps(record: Record) -> list[str]:
+    rows = [
+        [
+            total.step,
+            total.method,
+            total.delta,
+            total.geometry or "–",
+            str(total.matrices),
+            optional(total.norm_ratio),
+            optional(total.left),
+            number(total.rank),
+            optional(total.energy),
+        ]
+        for total in summary.step_totals(record)
+    ]
+    if not rows:
+        return ["No step touched a matrix."]
+    header = [
+        "step",
+        "method",
+        "delta",
+        "geometry",
+        "matrices",
+        "norm kept",
+        "bias left",
+        "directions",
+        "energy in them",
+    ]
+    return ["Steps, as intended (directions and their energy: medians over the matrices)", *table(header, rows, left=4)]
+
+
+def _outcomes(record: Record) -> list[str]:
+    lines: list[str] = []
+    for name, total in summary.totals(record).items():
+        rows = [_change_row(str(layer), change) for layer, change in summary.by_layer(record, name).items()] + [
+            _change_row("all", total)
+        ]
+        header = ["layer", "matrices", "bias before", "intended", "stored", "left", "norm kept"]
+        lines += ["", f"Bias on {name}, measured on the stored weights", *table(header, rows)]
+    return lines[1:]
+
+
+def _change_row(label: str, change: summary.Change) -> list[str]:
+    bias = [number(change.before), number(change.intended), number(change.stored)]
+    return [label, str(change.matrices), *bias, optional(change.left), optional(change.norm_ratio)]
+
+
+def _worst(record: Record, geometry: str, count: int) -> list[str]:
+    matrices = summary.least_cleaned(record, geometry, count=count)
+    if len(matrices) < 2:
+        return []
+    rows = [
+        [
+            matrix["tensor"],
+            number(matrix["stored"][geometry]["rab_before"]),
+            number(matrix["stored"][geometry]["rab_after_stored"]),
+            optional(summary.left_stored(matrix["stored"][geometry])),
+            optional(matrix["stored"][geometry].get("norm_ratio_stored")),
+        ]
+        for matrix in matrices
+    ]
+    return [
+        f"Matrices with most bias on {geometry} left",
+        *table(["matrix", "bias before", "stored", "left", "norm kept"], rows),
+    ]
+
+
+def _passed(record: Record) -> list[str]:
+    lines = []
+    for item in record["others"]:
+        if item["tensors"]:
+            what = f"{counted(len(item['tensors']), 'tensor')} of {item['delta']} outside the blocks' matrices"
+            lines.append(f"{what}: {treated(item)} ({item['step']}, others: {item['treatment']})")
+    for left in record["left_out"]:
+        how = "added unprotected" if left["unprotected"] else "passes unchanged"
+        lines.append(f"{left['tensor']} left out of {left['step']}: its change by {left['delta']} {how}")
+    return lines
+
+
+def _warnings(record: Record) -> list[str]:
+    found = outcome.warnings(record)
+    return [f"Warnings ({len(found)})", *(f"- {line}" for line in found)] if found else ["No warnings."]
+
+
+def _end(record: Record) -> list[str]:
+    spent = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in record["seconds"].items())
+    return [f"Time: {spent}."] if spent else []

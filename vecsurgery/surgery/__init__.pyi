@@ -1,0 +1,12 @@
+from .api import check as check
+from .api import measure as measure
+from .api import plan as plan
+from .api import reproduce as reproduce
+from .api import run as run
+from .api import union as union
+from .api import verify as verify
+from .calls import edit as edit
+from .calls import weights_of as weights_of
+from .calls import write as write
+from .edited import Edited as Edited
+from .planning import Plan as Plan

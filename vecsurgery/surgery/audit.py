@@ -1,0 +1,78 @@
+"""Reading each tensor once: a pass asks this, which hashes what it hands out and keeps the last tensor for whoever
+asks for it again (the base of a delta is usually `into` itself).
+"""
+
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vecsurgery.checkpoint import tensor_bytes
+from vecsurgery.checkpoint.types import Layout, Weights
+
+_WAITING = 8
+"""Tensors whose hash may be outstanding before the reader waits."""
+
+
+class Audited:
+    """Weights that remember the SHA-256 of every tensor that was read, computed beside the caller's work.
+
+    Rows must be asked for as consecutive slices; then the hash is that of the whole tensor.
+    """
+
+    def __init__(self, weights: Weights, label: str) -> None:
+        self._weights, self._label = weights, label
+        self._digests: dict[str, Any] = {}
+        self._last: tuple[str, tuple[int, int] | None, Tensor] | None = None
+        self._pool = ThreadPoolExecutor(1, "input-hasher")
+        self._waiting: list[Future[None]] = []
+
+    @property
+    def layout(self) -> Layout:
+        return self._weights.layout
+
+    @property
+    def fingerprint(self) -> str:
+        return self._weights.fingerprint
+
+    @property
+    def config(self) -> Any:
+        return self._weights.config
+
+    @property
+    def folder(self) -> Path | None:
+        return getattr(self._weights, "folder", None)
+
+    def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
+        """The tensor, or consecutive rows of it; asked for twice in a row, it is read once."""
+        if isinstance(rows, Tensor):
+            return self._weights.read(tensor, rows)
+        key = None if rows is None else (rows.start or 0, rows.stop)
+        if self._last is not None and self._last[:2] == (tensor, key):
+            return self._last[2]
+        values = self._weights.read(tensor, rows)
+        self._last = (tensor, key, values)
+        digest = self._digests.setdefault(tensor, hashlib.sha256())
+        self._waiting.append(self._pool.submit(_update, digest, values))
+        if len(self._waiting) > _WAITING:
+            self._waiting.pop(0).result()
+        return values
+
+    def take_hashes(self) -> dict[str, str]:
+        """`label: tensor` → SHA-256 of what was read since the last call."""
+        while self._waiting:
+            self._waiting.pop(0).result()
+        hashes = {f"{self._label}: {name}": digest.hexdigest() for name, digest in self._digests.items()}
+        self._digests.clear()
+        self._last = None
+        return hashes
+
+    def close(self) -> None:
+        """End the hashing thread."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _update(digest: Any, values: Tensor) -> None:
+    digest.update(tensor_bytes(values))

@@ -1,0 +1,246 @@
+"""The edited weights: `into` plus deltas through the steps, computed for one tensor at a time, on demand.
+
+Whatever reads a model reads this too; the writer is a walk over it.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
+from vecsurgery.delta import Delta, DeltaSource, Dense, Edit, Factored
+from vecsurgery.errors import InputError
+from vecsurgery.linalg import Subspace
+from vecsurgery.projectors import Projector
+from vecsurgery.recipe.numbers import value_at
+from vecsurgery.recipe.types import Step
+from vecsurgery.surgery.touches import Touch, geometry_names, touches
+
+Subspaces = Callable[[str, str], Subspace]
+"""(geometry name, stored tensor name of `into`) → the subspace of that tensor's site."""
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What one step did to one delta of one tensor."""
+
+    step: str
+    method: str
+    delta: str
+    geometry: str | None
+    facts: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """One tensor after surgery, with what led to it."""
+
+    tensor: Tensor
+    """In the output type and stored orientation."""
+    changed: bool
+    """False where no delta reached the tensor: its bytes are those of `into`."""
+    facts: tuple[StepFacts, ...] = ()
+    raw: Delta | None = None
+    """Σ weight·delta as loaded, seen as (out, in); None where figures were not asked for."""
+    total: Delta | None = None
+    """Σ weight·delta as the steps left it."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Weights that answer `read` by doing the surgery.
+
+    `subspaces(geometry, tensor)` hands out measured geometry; `weights` holds the recipe's numbers per delta.
+    """
+
+    into: Weights
+    deltas: Mapping[str, DeltaSource]
+    steps: Sequence[Step]
+    projectors: Mapping[str, Projector]
+    subspaces: Subspaces
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "stored"
+
+    @property
+    def layout(self) -> Layout:
+        return self.into.layout
+
+    @property
+    def config(self) -> Any:
+        return self.into.config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what determines the result: `into` and the steps as written; the deltas count by their names."""
+        parts = [self.into.fingerprint, repr(self.steps), repr(sorted(self.weights.items())), self.dtype]
+        parts += [f"{name}={source.fingerprint}" for name, source in sorted(self.deltas.items())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @cached_property
+    def touches(self) -> dict[str, tuple[Touch, ...]]:
+        return touches(self.steps, self.layout)
+
+    def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
+        """The edited tensor; with `rows` only those rows are computed where the edit allows it (no block matrix)."""
+        info = self.layout.tensors[tensor]
+        if rows is not None and info.matrix is not None:
+            return self.edit(tensor).tensor[rows]
+        return self.edit(tensor, rows=rows).tensor
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors by stored name, in memory at once: for models that fit."""
+        return {name: self.read(name).clone() for name in self.layout.order}
+
+    def edit(self, tensor: str, *, rows: "slice | Tensor | None" = None, figures: bool = False) -> TensorEdit:
+        """Run the steps on one tensor.
+
+        `figures` keeps the summed delta before and after for measurements. Errors: InputError naming step and tensor.
+        """
+        info = self.layout.tensors[tensor]
+        base = self.into.read(tensor, rows)
+        loaded = self._load(info, rows)
+        if not loaded:
+            return TensorEdit(self._cast(base), changed=False)
+        live, facts = self._steps(info, loaded)
+        weighted = self._weighted(live, info)
+        if not weighted:
+            return TensorEdit(self._cast(base), changed=False, facts=tuple(facts))
+        _require_finite(base, tensor)
+        total = _sum(weighted)
+        raw = _sum(self._weighted(loaded, info)) if figures else None
+        result = _added(base, total, transposed=info.matrix is not None and info.matrix.transposed)
+        return TensorEdit(
+            result.to(self._output_dtype(base)), True, tuple(facts), raw=raw, total=total if figures else None
+        )
+
+    def _load(self, info: TensorInfo, rows: "slice | Tensor | None") -> dict[str, Delta]:
+        found = {name: source.read(info.parameter, rows) for name, source in self.deltas.items()}
+        return {name: delta for name, delta in found.items() if delta is not None}
+
+    def _steps(self, info: TensorInfo, loaded: Mapping[str, Delta]) -> tuple[dict[str, Delta], list[StepFacts]]:
+        live = dict(loaded)
+        facts: list[StepFacts] = []
+        for touch in self.touches[info.name]:
+            names = [name for name in touch.step.selection.deltas if name in live]
+            if not names or touch.effect in ("left out", "source"):
+                continue
+            if touch.effect == "drop":
+                for name in names:
+                    del live[name]
+            elif touch.effect == "scale":
+                factor = number_for(touch.step.number, info, self.layout)
+                for name in names:
+                    part = _rows_of(live[name], touch.rows).scaled(factor)
+                    live[name] = _with_rows(live[name], touch.rows, part)
+                    facts.append(StepFacts(touch.step.id, "scale", name, None, {"factor": factor}, ()))
+            else:
+                facts += self._project(touch, info, live, names)
+        return live, facts
+
+    def _project(self, touch: Touch, info: TensorInfo, live: dict[str, Delta], names: list[str]) -> list[StepFacts]:
+        """Run a projector on the named deltas (each alone unless it is joint); `live` receives the results."""
+        projector = self.projectors[touch.step.method]
+        named = geometry_names(touch.step)
+        geometry = {name: self.subspaces(name, info.name) for name in named}
+        facts = []
+        for group in [names] if projector.joint else [[name] for name in names]:
+            before = {name: _rows_of(live[name], touch.rows) for name in group}
+            try:
+                edit: Edit = projector.function(before, geometry, options=touch.step.options)
+            except InputError as error:
+                raise InputError(f"step {touch.step.id!r}, tensor {info.name!r}: {error}") from error
+            for name in group:
+                live[name] = _with_rows(live[name], touch.rows, edit.deltas[name])
+                facts.append(
+                    StepFacts(
+                        touch.step.id, touch.step.method, name, named[0] if named else None, edit.facts, edit.warnings
+                    )
+                )
+        return facts
+
+    def _weighted(self, deltas: Mapping[str, Delta], info: TensorInfo) -> list[Delta]:
+        weighted = []
+        for name, delta in deltas.items():
+            factor = number_for(self.weights.get(name, 1.0), info, self.layout)
+            if factor != 0.0:
+                weighted.append(delta.scaled(factor))
+        return weighted
+
+    def _output_dtype(self, base: Tensor) -> torch.dtype:
+        if self.dtype == "stored" or not base.is_floating_point():
+            return base.dtype
+        return getattr(torch, self.dtype)  # type: ignore[no-any-return]
+
+    def _cast(self, base: Tensor) -> Tensor:
+        return base.to(self._output_dtype(base))
+
+
+def number_for(number: Any, info: TensorInfo, layout: Layout) -> float:
+    """The recipe's number for one tensor: scalar, gradient over the blocks, or the first filter that matches."""
+    return value_at(number, info.name, info.layer, layout.blocks, _position(info, layout))
+
+
+def _position(info: TensorInfo, layout: Layout) -> Literal["before", "block", "after"]:
+    """Where a tensor stands to the blocks in walking order: position embeddings come before, the final norm after."""
+    if info.layer is not None:
+        return "block"
+    for name, other in layout.tensors.items():
+        if name == info.name:
+            return "before"
+        if other.layer is not None:
+            break
+    return "after"
+
+
+def _sum(deltas: Sequence[Delta]) -> Delta:
+    """Their sum: factored where all are factored (factors side by side), dense otherwise."""
+    if len(deltas) == 1:
+        return deltas[0]
+    factored = [delta for delta in deltas if isinstance(delta, Factored)]
+    if len(factored) == len(deltas):
+        left = torch.cat([delta.left for delta in factored], dim=1)
+        return Factored(left, torch.cat([delta.right for delta in factored], dim=0))
+    total = deltas[0].dense().clone()
+    for delta in deltas[1:]:
+        total += delta.dense()
+    return Dense(total)
+
+
+def _added(base: Tensor, delta: Delta, *, transposed: bool) -> Tensor:
+    """W + D in at least float32, in stored orientation; rounding to the storage type is the caller's."""
+    wide = torch.promote_types(base.dtype, torch.float32)
+    values = delta.dense().to(wide)
+    if transposed:
+        values = values.T
+    return base.to(wide) + values
+
+
+def _rows_of(delta: Delta, rows: tuple[tuple[int, int], ...] | None) -> Delta:
+    return delta if rows is None else delta.select_rows(_indices(rows))
+
+
+def _with_rows(delta: Delta, rows: tuple[tuple[int, int], ...] | None, edited: Delta) -> Delta:
+    """`delta` with `edited` in these rows."""
+    if rows is None:
+        return edited
+    values = delta.dense().clone()
+    values[_indices(rows)] = edited.dense().to(values.dtype)
+    return Dense(values)
+
+
+def _indices(rows: tuple[tuple[int, int], ...]) -> Tensor:
+    return torch.cat([torch.arange(start, stop) for start, stop in rows])
+
+
+def _require_finite(base: Tensor, tensor: str) -> None:
+    if base.is_floating_point() and not bool(torch.isfinite(base).all()):
+        raise InputError(
+            f"reading {tensor!r} of `into`: it holds NaN or infinity, expected finite weights; "
+            "repair or replace the checkpoint (`vecsurgery check --weights` names every such tensor)"
+        )

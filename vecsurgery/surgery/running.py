@@ -1,0 +1,266 @@
+"""The run: plan, measure, write, report, and the one rename that makes the result exist."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import vecsurgery
+from vecsurgery import report
+from vecsurgery.checkpoint import (
+    CardSource,
+    Partial,
+    Stored,
+    check_output,
+    config_bytes,
+    copy_side_files,
+    file_sha256,
+    index_text,
+    model_card,
+    open_partial,
+    plan_side_files,
+    publish,
+    write_bytes,
+)
+from vecsurgery.checkpoint.types import Weights
+from vecsurgery.forward import Compute
+from vecsurgery.geometry import Geometry
+from vecsurgery.progress import Progress, silent
+from vecsurgery.recipe.types import Reference
+from vecsurgery.report.record import (
+    VERSION,
+    DeltaRecord,
+    GeometryRecord,
+    LeftOutRecord,
+    ModelRecord,
+    OthersRecord,
+    Record,
+)
+from vecsurgery.surgery.checking import check_inputs, require_disk
+from vecsurgery.surgery.edited import Edited
+from vecsurgery.surgery.geometries import FOLDER, SiteReader, measured, rule_text
+from vecsurgery.surgery.inputs import Inputs, label
+from vecsurgery.surgery.planning import Plan, make_plan
+from vecsurgery.surgery.writing import AuditedInputs, write_all
+
+_PACKAGES = ("torch", "transformers", "safetensors", "mergekit", "tokenizers", "numpy")
+RECORD_FILE = "surgery.json"
+
+
+def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress: Progress = silent) -> Record:
+    """Run an opened recipe into the folder `out`, which exists afterwards only if everything succeeded.
+
+    Errors: InputError for what cannot be used (nothing is left behind that was not there), RunError for faults while
+    writing (OUT.partial stays and the next run goes on in it).
+    """
+    check_output(out, inputs.folders)
+    clock = _Clock()
+    with clock.phase("check"):
+        found = check_inputs(inputs)
+    with clock.phase("plan"):
+        plan = make_plan(inputs, compute=compute, progress=progress)
+        require_disk(plan, out)
+    with open_partial(out, plan.hash, inputs=inputs.folders) as partial:
+        with clock.phase("measure"):
+            geometries = measured(plan, partial.path / FOLDER, progress)
+        with clock.phase("write"):
+            _write(plan, geometries, partial, progress)
+        record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
+        _finish(plan, record, partial)
+        publish(partial, config_bytes(inputs.into.folder, inputs.recipe.output.dtype))
+    return record
+
+
+class _Clock:
+    """Seconds per phase, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def _write(plan: Plan, geometries: dict[str, Geometry], partial: Partial, progress: Progress) -> None:
+    inputs = plan.inputs
+    audited = AuditedInputs.of(inputs)
+    try:
+        edited = Edited(
+            into=audited.into,
+            deltas=audited.deltas,
+            steps=inputs.recipe.steps,
+            projectors=inputs.projectors,
+            subspaces=SiteReader(geometries, inputs.into.layout),
+            weights=inputs.recipe.weights,
+            dtype=inputs.recipe.output.dtype,
+        )
+        write_all(plan, edited, audited, partial, progress)
+    finally:
+        audited.close()
+
+
+def _record(
+    plan: Plan,
+    geometries: dict[str, Geometry],
+    partial: Partial,
+    warnings: tuple[str, ...],
+    seconds: dict[str, float],
+    output: str,
+) -> Record:
+    """The record of the run, from the plan, the geometry files and the journal of the shards."""
+    inputs = plan.inputs
+    entries = partial.journal.finished()
+    record = Record(
+        version=VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        output=output,
+        recipe=inputs.recipe.text,
+        source=str(inputs.recipe.source) if inputs.recipe.source else None,
+        plan=plan.hash,
+        seed=max((spec.data.seed for spec in inputs.recipe.geometry.values() if spec.data), default=0),
+        compute=plan.compute,
+        versions=_versions(),
+        seconds=dict(seconds),
+        into=_model_record(inputs.recipe.into, inputs.into),
+        deltas={name: _delta_record(plan, name) for name in inputs.deltas},
+        geometry={name: _geometry_record(plan, name, opened, partial) for name, opened in geometries.items()},
+        matrices=[row for shard in plan.shards for row in entries[shard.file].facts["matrices"]],
+        left_out=_left_out(plan),
+        others=[
+            OthersRecord(delta=delta, step=step, treatment=treatment, tensors=names)
+            for (delta, step, treatment), names in plan.others().items()
+        ],
+        inputs={key: value for shard in plan.shards for key, value in entries[shard.file].facts["inputs"].items()},
+        files={name: entry.written.sha256 for name, entry in entries.items()},
+        warnings=list(warnings),
+    )
+    order = {name: number for number, name in enumerate(inputs.into.layout.order)}
+    record["matrices"].sort(key=lambda row: order[row["tensor"]])
+    record["verdict"] = report.verdict(record)
+    return record
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "vecsurgery": vecsurgery.__version__, **found}
+
+
+def _model_record(reference: Reference, model: Weights) -> ModelRecord:
+    from vecsurgery.checkpoint import revision_of
+
+    folder = getattr(model, "folder", None)
+    return ModelRecord(
+        reference=reference.text,
+        revision=revision_of(folder) if folder is not None else None,
+        fingerprint=model.fingerprint,
+        architecture=model.layout.architecture,
+    )
+
+
+def _delta_record(plan: Plan, name: str) -> DeltaRecord:
+    inputs = plan.inputs
+    spec, pair = inputs.recipe.deltas[name], inputs.pairs[name]
+    changed = len(plan.changed[name])
+    record = DeltaRecord(
+        tuned=_model_record(spec.tuned, pair.tuned) if spec.tuned and pair.tuned else None,
+        base=_model_record(spec.base or inputs.recipe.into, pair.base) if pair.base else None,
+        changed=changed,
+        unchanged=len(inputs.into.layout.tensors) - changed,
+    )
+    if spec.adapter is not None:
+        record["adapter"] = ModelRecord(
+            reference=spec.adapter.text, revision=None, fingerprint=inputs.deltas[name].fingerprint
+        )
+    weight = inputs.recipe.weights.get(name)
+    if isinstance(weight, float | int | list):
+        record["weight"] = weight
+    elif weight is not None:
+        record["weight"] = [{"filter": entry.filter, "value": entry.value} for entry in weight]
+    return record
+
+
+def _geometry_record(plan: Plan, name: str, geometry: Geometry, partial: Partial) -> GeometryRecord:
+    inputs = plan.inputs
+    spec = inputs.recipe.geometry[name]
+    samples = inputs.samples.get(name)
+    path = partial.path / FOLDER / f"{name}.safetensors"
+    return GeometryRecord(
+        model=_model_record(spec.model or inputs.recipe.into, inputs.models[name]),
+        rule=rule_text(spec.tokens),
+        tokens=geometry.info.counts["positions"],
+        counts=dict(samples.counts) if samples else {},
+        sites=len(geometry.sites),
+        file=f"{FOLDER}/{name}.safetensors",
+        sha256=file_sha256(path),
+        data={str(file): file_sha256(file) for file in (spec.data.data if spec.data else ())},
+        warnings=list(samples.warnings) if samples else [],
+    )
+
+
+def _left_out(plan: Plan) -> list[LeftOutRecord]:
+    guarded = {
+        step.id
+        for step in plan.inputs.recipe.steps
+        if step.verb == "project" and plan.inputs.projectors[step.method].unprotected_warning
+    }
+    return [
+        LeftOutRecord(tensor=tensor, step=step, delta=delta, unprotected=step in guarded)
+        for tensor, step, delta in plan.left_out()
+    ]
+
+
+def _finish(plan: Plan, record: Record, partial: Partial) -> None:
+    """Side files, index, card, recipe, record and report; config.json comes last, from `publish`."""
+    inputs = plan.inputs
+    files: dict[str, str] = record["files"]
+    side = plan_side_files(inputs.into.folder)
+    for name, written in copy_side_files(inputs.into.folder, partial.path, side.copied).items():
+        files[name] = written.sha256
+    title = f"{label(inputs.recipe.into)}, edited with vecsurgery"
+    card = model_card(title, _sources(inputs), inputs.recipe.text, record.get("verdict", ""))
+    record["warnings"] += card.warnings
+    texts: dict[str, Any] = {
+        "README.md": card.text,
+        "recipe.yaml": inputs.recipe.text,
+        "model.safetensors.index.json": index_text(plan.shards),
+    }
+    for name, text in texts.items():
+        if text is not None:
+            write_bytes(partial.path / name, text.encode())
+            files[name] = file_sha256(partial.path / name)
+    if inputs.recipe.output.keep_geometry:
+        files |= {entry["file"]: entry["sha256"] for entry in record["geometry"].values()}
+    else:
+        _forget_geometry(record, partial)
+    write_bytes(partial.path / "report.html", report.html(record).encode())
+    write_bytes(partial.path / RECORD_FILE, report.dumps(record).encode())
+
+
+def _forget_geometry(record: Record, partial: Partial) -> None:
+    for entry in record["geometry"].values():
+        (partial.path / entry.pop("file")).unlink(missing_ok=True)
+    folder = partial.path / FOLDER
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _sources(inputs: Inputs) -> list[CardSource]:
+    named: list[tuple[Reference, Weights | None, Path | None]] = [(inputs.recipe.into, inputs.into, None)]
+    for name, spec in inputs.recipe.deltas.items():
+        pair = inputs.pairs[name]
+        named += [(spec.tuned, pair.tuned, None)] if spec.tuned else []
+        named += [(spec.base, pair.base, None)] if spec.base else []
+        named += [(spec.adapter, None, pair.adapter)] if spec.adapter else []
+    sources = []
+    for reference, model, adapter in named:
+        folder = model.folder if isinstance(model, Stored) else adapter
+        if folder is not None:
+            sources.append(CardSource(label(reference), folder, None if reference.path else reference.model))
+    return sources

@@ -1,0 +1,120 @@
+"""What each step does with each tensor, decided from layouts alone, before any data is read.
+
+A changed tensor is edited, scaled, left out by the user's selection, governed by `others`, or refused by name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from vecsurgery.checkpoint.types import Layout, Matrix, TensorInfo
+from vecsurgery.errors import InputError
+from vecsurgery.recipe.selection import selects
+from vecsurgery.recipe.types import Step
+
+Effect = Literal["edit", "scale", "left out", "source", "drop"]
+
+
+@dataclass(frozen=True)
+class Touch:
+    """What one step does with one tensor.
+
+    `rows`: output rows that are edited, as half-open intervals, where the step selects only parts of a fused matrix;
+    None for all of them.
+    """
+
+    step: Step
+    effect: Effect
+    rows: tuple[tuple[int, int], ...] | None = None
+
+
+def geometry_names(step: Step) -> tuple[str, ...]:
+    """The geometries that a step's options name."""
+    if step.options is None:
+        return ()
+    names = []
+    for key, entry in type(step.options).model_fields.items():
+        extra = entry.json_schema_extra
+        if isinstance(extra, dict) and extra.get("reference") == "geometry":
+            value = getattr(step.options, key)
+            if value is not None:
+                names.append(value)
+    return tuple(names)
+
+
+def is_block_matrix(info: TensorInfo) -> bool:
+    """A 2-D weight inside a block: a linear map with a site, or one without."""
+    return info.matrix is not None
+
+
+def touches(steps: Sequence[Step], layout: Layout) -> dict[str, tuple[Touch, ...]]:
+    """For every stored tensor, the steps that concern it, in order.
+
+    Errors: InputError where a step's selection matches nothing, or its `where` names only tensors that have no site.
+    """
+    table: dict[str, list[Touch]] = {name: [] for name in layout.order}
+    for step in steps:
+        if step.verb == "project":
+            _refuse_siteless(step, layout)
+        matched = 0
+        for name, info in layout.tensors.items():
+            touch = _scale(step, info) if step.verb == "scale" else _project(step, info)
+            if touch is not None:
+                table[name].append(touch)
+                matched += touch.effect in ("edit", "scale")
+        if not matched:
+            raise InputError(
+                f"step {step.id!r} (line {step.line}): its selection (modules, layers, where, except) matches no "
+                f"{'tensor' if step.verb == 'scale' else 'block matrix'} of {layout.architecture!r} with "
+                f"{layout.blocks} blocks; widen it, or remove the step"
+            )
+    return {name: tuple(entries) for name, entries in table.items()}
+
+
+def _roles(matrix: Matrix | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.role for part in matrix.parts)) if matrix else ()
+
+
+def _selected(step: Step, info: TensorInfo) -> bool:
+    return selects(step.selection, name=info.name, layer=info.layer, roles=_roles(info.matrix))
+
+
+def _scale(step: Step, info: TensorInfo) -> Touch | None:
+    if not _selected(step, info):
+        return None
+    return Touch(step, "scale", _partial_rows(step, info.matrix))
+
+
+def _project(step: Step, info: TensorInfo) -> Touch:
+    if not is_block_matrix(info):
+        return Touch(step, _others(step))
+    if not _selected(step, info):
+        return Touch(step, "left out")
+    return Touch(step, "edit", _partial_rows(step, info.matrix))
+
+
+def _others(step: Step) -> Effect:
+    treatment: Any = getattr(step.options, "others", "source")
+    return "drop" if treatment == "drop" else "source"
+
+
+def _partial_rows(step: Step, matrix: Matrix | None) -> tuple[tuple[int, int], ...] | None:
+    """Rows of the selected parts where a selection by `modules` takes only some parts of a fused matrix."""
+    modules = step.selection.modules
+    if matrix is None or modules is None or set(_roles(matrix)) <= set(modules):
+        return None
+    rows = [interval for part in matrix.parts if part.role in modules for interval in part.rows]
+    return tuple(sorted(rows))
+
+
+def _refuse_siteless(step: Step, layout: Layout) -> None:
+    """Refuse a `where` glob that names only tensors without a site (routers, fused experts, norms)."""
+    for glob in step.selection.where:
+        names = [name for name in layout.order if fnmatchcase(name, glob)]
+        if names and not any(is_block_matrix(layout.tensors[name]) for name in names):
+            raise InputError(
+                f"step {step.id!r} (line {step.line}): where {glob!r} names {names[0]!r}"
+                f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}, which is no linear map with a measured "
+                "input (a router, fused experts, a norm or an embedding); such tensors follow `others`"
+            )

@@ -1,0 +1,154 @@
+"""The write pass: a walk over the edited weights, shard by shard, with a journal of what is finished."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from vecsurgery.checkpoint import Partial, ShardPlan, write_shard
+from vecsurgery.checkpoint.types import TensorInfo
+from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
+from vecsurgery.progress import Progress, silent
+from vecsurgery.report.record import MatrixRecord, StepRecord
+from vecsurgery.surgery.audit import Audited
+from vecsurgery.surgery.edited import Edited, TensorEdit
+from vecsurgery.surgery.figures import figures
+from vecsurgery.surgery.inputs import Inputs
+from vecsurgery.surgery.planning import Plan, item_size
+
+CHUNK = 1 << 26
+"""Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
+
+
+@dataclass
+class ShardFacts:
+    """What writing one shard found out; kept in the journal, so that a resumed run reports it too."""
+
+    matrices: list[MatrixRecord] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"matrices": self.matrices, "inputs": self.inputs}
+
+
+@dataclass(frozen=True)
+class AuditedInputs:
+    """The models of a run, each read once a tensor and hashed as it is read."""
+
+    into: Audited
+    deltas: Mapping[str, DeltaSource]
+    readers: tuple[Audited, ...]
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> "AuditedInputs":
+        """Wrap every open checkpoint and make the deltas' sources anew over the wrapped ones."""
+        wrapped: dict[int, Audited] = {
+            id(model): Audited(model, inputs.roles[id(model)]) for model in inputs.stored.values()
+        }
+        deltas: dict[str, DeltaSource] = {}
+        into = wrapped[id(inputs.into)]
+        for name, pair in inputs.pairs.items():
+            if pair.adapter is not None:
+                deltas[name] = Adapter(name, pair.adapter, into)
+                continue
+            assert pair.tuned is not None
+            assert pair.base is not None
+            tuned = pair.tuned if isinstance(pair.tuned, WithAdapter) else wrapped[id(pair.tuned)]
+            base = pair.base if isinstance(pair.base, WithAdapter) else wrapped[id(pair.base)]
+            alignment = inputs.alignments.get(name)
+            deltas[name] = Difference(name, tuned, base, into, row_masks=alignment.masks if alignment else {})
+        return cls(into, deltas, tuple(wrapped.values()))
+
+    def take_hashes(self) -> dict[str, str]:
+        """SHA-256 of every tensor that was read since the last call."""
+        hashes: dict[str, str] = {}
+        for reader in self.readers:
+            hashes |= reader.take_hashes()
+        return hashes
+
+    def close(self) -> None:
+        for reader in self.readers:
+            reader.close()
+
+
+def write_all(
+    plan: Plan, edited: Edited, audited: AuditedInputs, partial: Partial, progress: Progress = silent
+) -> None:
+    """Write every shard that the journal does not know yet. Errors: RunError, with what is finished kept."""
+    finished = partial.journal.finished()
+    total = sum(shard.nbytes for shard in plan.shards)
+    done = 0
+    for shard in plan.shards:
+        if shard.file not in finished:
+            facts = ShardFacts()
+            count = _Counting(progress, done, total)
+            written = write_shard(partial.path, shard, _tensors(edited, shard, facts, count))
+            facts.inputs = audited.take_hashes()
+            partial.journal.record(written, facts.to_dict())
+        done += shard.nbytes
+        progress("writing", done, total, "bytes")
+
+
+@dataclass
+class _Counting:
+    progress: Progress
+    done: int
+    total: int
+
+    def add(self, count: int) -> None:
+        self.done += count
+        self.progress("writing", self.done, self.total, "bytes")
+
+
+def _tensors(
+    edited: Edited, shard: ShardPlan, facts: ShardFacts, count: _Counting
+) -> Iterator[tuple[str, Tensor | Iterator[Tensor]]]:
+    for planned in shard.tensors:
+        info = edited.layout.tensors[planned.name]
+        if info.matrix is None:
+            yield planned.name, _rows(edited, info)
+        else:
+            result = edited.edit(info.name, figures=True)
+            if result.facts:
+                facts.matrices.append(_matrix_record(edited, info, result))
+            yield planned.name, result.tensor
+        count.add(planned.nbytes)
+
+
+def _rows(edited: Edited, info: TensorInfo) -> Iterator[Tensor]:
+    """A tensor that works row by row, in pieces of at most `CHUNK` bytes."""
+    size = prod(info.shape) * item_size(info.dtype)
+    if len(info.shape) < 2 or size <= CHUNK:
+        yield edited.read(info.name)
+        return
+    step = max(1, CHUNK * info.shape[0] // size)
+    for start in range(0, info.shape[0], step):
+        yield edited.read(info.name, slice(start, min(start + step, info.shape[0])))
+
+
+def _matrix_record(edited: Edited, info: TensorInfo, result: TensorEdit) -> MatrixRecord:
+    assert info.matrix is not None
+    steps = [
+        StepRecord(
+            step=fact.step,
+            method=fact.method,
+            delta=fact.delta,
+            geometry=fact.geometry,
+            facts=dict(fact.facts),
+            warnings=list(fact.warnings),
+        )
+        for fact in result.facts
+    ]
+    stored = figures(result, edited.into.read(info.name), info.matrix, edited.subspaces)
+    shape = tuple(reversed(info.shape)) if info.matrix.transposed else info.shape
+    return MatrixRecord(
+        tensor=info.name,
+        layer=info.matrix.layer,
+        site=info.matrix.site,
+        roles=list(dict.fromkeys(part.role for part in info.matrix.parts)),
+        shape=list(shape),
+        steps=steps,
+        stored=stored,
+    )
