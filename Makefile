@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types unit build clean
+.PHONY: demo test lint types unit build wheel docs clean
 
 demo: $(VENV)/.installed  ## install, run the main job on embedded input, show the result
 	$(BIN)/vecsurgery demo
@@ -22,7 +22,17 @@ unit: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto
 
 build: $(VENV)/.installed-test  ## a wheel and a source archive in dist/
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+wheel: build  ## the wheel in an environment of its own runs the demo from another folder
+	rm -rf build/wheel && mkdir -p build/wheel/elsewhere
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/wheel/elsewhere && ../venv/bin/vecsurgery demo
+
+docs: $(VENV)/.installed-test  ## the tables in README and docs that are made from the code
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) dist build

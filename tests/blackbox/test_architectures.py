@@ -15,6 +15,7 @@ from vecsurgery.surgery.geometries import SiteReader, measured
 from vecsurgery.surgery.planning import make_plan
 
 TRANSPOSED = {"gpt2"}
+ARCHITECTURES = sorted({**models.CONFIGS, **models.MIXED})
 KEEP = 0.1
 RTOL = 0.1
 RETAIN = """
@@ -81,7 +82,7 @@ def _require_loads(out: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("architecture", sorted(models.CONFIGS))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_retain_energy_equals_the_float64_reference(tmp_path: Path, architecture: str, dtype: torch.dtype) -> None:
     folders = _case(tmp_path, architecture, dtype, base=False)
     data = models.write_texts(tmp_path / "retain.jsonl")
@@ -114,7 +115,7 @@ def test_retain_energy_equals_the_float64_reference(tmp_path: Path, architecture
 @pytest.mark.parametrize(
     ("dtype", "rule"), [(torch.float32, AROUND), (torch.bfloat16, BETWEEN)], ids=["float32", "bfloat16"]
 )
-@pytest.mark.parametrize("architecture", sorted(models.CONFIGS))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_null_space_equals_the_float64_reference(
     tmp_path: Path, architecture: str, dtype: torch.dtype, rule: str
 ) -> None:

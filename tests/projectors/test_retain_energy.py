@@ -5,7 +5,7 @@ import itertools
 import projector_reference as reference
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -44,6 +44,7 @@ def test_the_full_spectrum_gives_the_closed_form(
     seed: int, outputs: int, width: int, count: int, strength: float
 ) -> None:
     delta, moment, subspace = _case(seed, outputs, width, count)
+    assume(bool((subspace.energies > width * 2.0**-23 * subspace.energies[0]).all()))  # lesser ones are left alone
     edit = _project(delta, subspace, strength=strength)
     expected = reference.retain_energy(delta, moment, strength)
     torch.testing.assert_close(_edited(edit), expected, rtol=0, atol=1e-6)

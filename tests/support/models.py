@@ -50,10 +50,42 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("FalconConfig", {**_COMMON, "num_attention_heads": 4, "bias": False, "multi_query": True}),
 }
 
+MIXED: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralConfig", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "bamba": (
+        "BambaConfig",
+        {
+            **_LLAMA,
+            "attn_layer_indices": [1],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 4,
+            "mamba_d_conv": 2,
+            "mamba_chunk_size": 8,
+        },
+    ),
+    "jamba": (
+        "JambaConfig",
+        {
+            **_LLAMA,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "num_experts": 2,
+            "mamba_d_state": 4,
+            "mamba_d_conv": 2,
+            "mamba_dt_rank": 4,
+        },
+    ),
+}
+"""Mixtures of experts and hybrids with Mamba blocks: only their plain linear maps have a measured input."""
+
 
 def config(architecture: str, **changes: Any) -> Any:
-    """A tiny configuration of one of `CONFIGS`."""
-    name, fields = CONFIGS[architecture]
+    """A tiny configuration of one of `CONFIGS` or `MIXED`."""
+    name, fields = {**CONFIGS, **MIXED}[architecture]
     return getattr(transformers, name)(**{**fields, **changes})
 
 

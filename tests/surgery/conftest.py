@@ -11,6 +11,8 @@ import torch
 import yaml
 from support import models
 
+from vecsurgery.report import pictures
+
 
 @dataclass
 class Workspace:
@@ -28,6 +30,12 @@ class Workspace:
         path = self.root / "recipe.yaml"
         path.write_text(yaml.safe_dump(self.recipe, sort_keys=False) if text is None else text)
         return path
+
+
+@pytest.fixture(autouse=True)
+def _reports_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a tiny run's time, and the tests of `report` look at it."""
+    monkeypatch.setattr(pictures, "layers", lambda *args, **kwargs: "<svg></svg>")
 
 
 @pytest.fixture(scope="session")

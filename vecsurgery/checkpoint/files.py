@@ -99,6 +99,10 @@ class Files:
                     "The folder mixes files of different downloads; fetch it again."
                 )
             headers[name] = found[file][name]
+        for inside in found.values():
+            # transformers loads everything in a shard, whether the index names it or not: no tensor is dropped.
+            for name, header in inside.items():
+                headers.setdefault(name, header)
         return headers
 
     def _shard(self, file: Path) -> _Shard:

@@ -172,6 +172,12 @@ def _lock(descriptor: int, path: Path) -> None:
         raise InputError(
             f"writing to {path}: another run is working in it; wait until it ends, or choose another output"
         ) from error
+    lock = path / _STATE / "lock"
+    if not lock.exists() or not os.path.samestat(os.fstat(descriptor), lock.stat()):
+        raise InputError(
+            f"writing to {path}: another run finished in it at this very moment; look at its result, or choose another "
+            "output"
+        )
 
 
 def _bind(path: Path, plan_hash: str) -> bool:

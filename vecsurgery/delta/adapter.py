@@ -50,7 +50,7 @@ class Adapter:
         digest.update(file_sha256(self._file.path).encode())
         return digest.hexdigest()
 
-    def read(self, parameter: str, rows: Rows = None) -> Delta | None:
+    def read(self, parameter: str, rows: Rows = None, *, precise: bool = False) -> Delta | None:  # noqa: ARG002 - factors are exact
         return self.untied(self._target(parameter), rows)
 
     def untied(self, parameter: str, rows: Rows = None) -> Delta | None:

@@ -196,7 +196,13 @@ class AdapterFile:
     def _pattern(self, table: str, module: str, default: Any) -> Any:
         """The module's own value: the first pattern that matches the end of its dotted name, as PEFT has it."""
         for pattern, value in (self.config.get(table) or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            try:
+                matches = re.match(rf"(.*\.)?({pattern})$", module)
+            except re.error as error:
+                raise InputError(
+                    f"reading {self.folder / _CONFIG}: {table} holds {pattern!r}, no regular expression: {error}"
+                ) from error
+            if matches:
                 return value
         if default is None:
             raise InputError(f"reading {self.folder / _CONFIG}: r or lora_alpha is missing")

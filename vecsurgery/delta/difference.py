@@ -86,9 +86,9 @@ class Difference:
             digest.update(tensor_bytes(mask))
         return digest.hexdigest()
 
-    def read(self, parameter: str, rows: Rows = None) -> Delta | None:
+    def read(self, parameter: str, rows: Rows = None, *, precise: bool = False) -> Delta | None:
         pair = self._pairs.get(self._target(parameter))
-        return None if pair is None else self._read(self._target(parameter), pair, rows)
+        return None if pair is None else self._read(self._target(parameter), pair, rows, precise=precise)
 
     def untied(self, parameter: str, rows: Rows = None) -> Delta | None:
         pair = self._pair(parameter)
@@ -168,38 +168,38 @@ class Difference:
         owner = self.into.layout.tied.get(parameter, parameter)
         return owner if owner in self._pairs else parameter
 
-    def _read(self, parameter: str, pair: _Pair, rows: Rows) -> Delta | None:
+    def _read(self, parameter: str, pair: _Pair, rows: Rows, *, precise: bool = False) -> Delta | None:
         if not (reading.is_float(pair.tuned) and reading.is_float(pair.base)):
             self._require_same(parameter, pair)
             return None
         if self._adapter is not None:
             return self._from_adapter(self._adapter, parameter, pair, rows)
         if reading.has_vocabulary_rows(pair.into):
-            values = self._token_rows(parameter, pair, rows)
+            values = self._token_rows(parameter, pair, rows, precise=precise)
         else:
-            values = self._subtract(pair, rows)
+            values = self._subtract(pair, rows, precise=precise)
         highest = reading.peak(values)
         if not isfinite(highest):
             self._refuse_numbers(pair)
         return Dense(values) if highest else None
 
-    def _subtract(self, pair: _Pair, rows: Rows) -> Float[Tensor, "..."]:
+    def _subtract(self, pair: _Pair, rows: Rows, *, precise: bool) -> Float[Tensor, "..."]:
         """tuned − base without a rounding of either, seen as (out, in); `rows` of the result."""
         transposed = reading.is_transposed(pair.tuned), reading.is_transposed(pair.base)
         whole = any(transposed)
         tuned = self.tuned.read(pair.tuned.name, None if whole else rows)
         base = self.base.read(pair.base.name, None if whole else rows)
-        wide = reading.wide_type(tuned.dtype, base.dtype)
+        wide = reading.wide_type(tuned.dtype, base.dtype, precise=precise)
         # A copy always: what was read may be a view of the file.
         values = (tuned.T if transposed[0] else tuned).to(wide, copy=True)
         values.sub_(base.T if transposed[1] else base)
         return values[rows] if whole and rows is not None else values
 
-    def _token_rows(self, parameter: str, pair: _Pair, rows: Rows) -> Float[Tensor, "..."]:
+    def _token_rows(self, parameter: str, pair: _Pair, rows: Rows, *, precise: bool) -> Float[Tensor, "..."]:
         """As `_subtract`, with zeros in rows that are missing in one of the three, or masked."""
         wanted = reading.row_indices(rows, pair.into.shape[0])
         inside = wanted < pair.common
-        values = self._subtract(pair, _restricted(rows, wanted[inside]))
+        values = self._subtract(pair, _restricted(rows, wanted[inside]), precise=precise)
         if not bool(inside.all()):
             known = values
             values = known.new_zeros((len(wanted), *known.shape[1:]))

@@ -84,9 +84,10 @@ def row_indices(rows: Rows, count: int) -> Int[Tensor, " rows"]:
     return rows.nonzero().flatten() if rows.dtype == torch.bool else rows.to(torch.int64)
 
 
-def wide_type(*types: torch.dtype) -> torch.dtype:
-    """The type to compute in: float32, or float64 where a tensor is stored so."""
-    return torch.float64 if torch.float64 in types else torch.float32
+def wide_type(*types: torch.dtype, precise: bool = False) -> torch.dtype:
+    """The type to compute in: float32, or float64 where a tensor is stored so (`precise`: or in float32)."""
+    wide = torch.float64 in types or (precise and torch.float32 in types)
+    return torch.float64 if wide else torch.float32
 
 
 def peak(values: Float[Tensor, "..."]) -> float:

@@ -29,11 +29,12 @@ class DeltaSource(Protocol):
     def fingerprint(self) -> str:
         """Of everything that determines the values."""
 
-    def read(self, parameter: str, rows: Rows = None) -> Delta | None:
+    def read(self, parameter: str, rows: Rows = None, *, precise: bool = False) -> Delta | None:
         """The delta of one tensor; None where there is no change.
 
         Matrices as (out, in), whatever the orientation on disk, other tensors in the stored shape of `into`. `rows`:
-        only these along the first dimension of the result.
+        only these along the first dimension of the result. `precise`: float64 where the difference of two stored
+        tensors would round in float32.
         """
 
     def changed(self, parameter: str) -> bool:

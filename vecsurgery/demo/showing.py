@@ -133,8 +133,8 @@ def _text(rows: list[Row]) -> str:
     lines.append("")
     for row in rows:
         lines.append(
-            f"seed {row.seed}: cleaning took away {row.repaired:.0%} of the damage to what should be retained, and "
-            f"kept {row.kept:.0%} of the forgetting."
+            f"seed {row.seed}: cleaning took away {row.repaired:.1%} of the damage to what should be retained, and "
+            f"kept {row.kept:.1%} of the forgetting."
         )
     lines += [
         "Suppression alone undoes part of the forgetting too, because forgotten and retained facts share directions;",

@@ -35,6 +35,7 @@ class StreamedModel:
     def __init__(self, weights: Weights, ids: Sequence[Sequence[int]], *, compute: Compute = "float32") -> None:
         self._model = cast(Any, skeleton.build(weights.config, dtype=compute_dtype(weights, compute)))
         self._prefix, self.blocks = skeleton.decoder_blocks(self._model)
+        self._modules = dict(self._model.named_modules())
         self._loader = Loader(weights, self._model)
         self._returns_tuple = False
         self._head_loaded = False
@@ -55,13 +56,24 @@ class StreamedModel:
             self._model, self.blocks, _inputs(ids), returns_tuple=self._returns_tuple, count=count
         )
 
-    def run_block(self, index: int, tensors: Mapping[str, Tensor], call: Call, hidden: Tensor) -> Tensor:
-        """The hidden states behind block `index`, called as `call` says on the hidden states before it."""
+    @contextmanager
+    def holding(self, index: int, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """While open, block `index` has these parameters (by full name)."""
+        block, prefix = self.blocks[index], f"{self._prefix}.{index}."
+        before = dict(block.named_parameters(remove_duplicate=False)) | dict(
+            block.named_buffers(remove_duplicate=False)
+        )
+        self._install(tensors)
+        try:
+            yield
+        finally:
+            self._install({name: before[name.removeprefix(prefix)] for name in tensors})
+
+    def run_block(self, index: int, call: Call, hidden: Tensor) -> Tensor:
+        """The hidden states behind a block that is held, called as `call` says on the hidden states before it."""
         args, kwargs = skeleton.with_hidden(call, hidden)
-        start = len(f"{self._prefix}.{index}.")
-        local = {name[start:]: tensor for name, tensor in tensors.items()}
         with torch.no_grad():
-            return skeleton.hidden_result(functional_call(self.blocks[index], local, args, kwargs))
+            return skeleton.hidden_result(self.blocks[index](*args, **kwargs))
 
     def check(self, ids: Sequence[int], loaded: Sequence[Mapping[str, Tensor]]) -> None:
         """Run a short text through the first blocks, whose parameters are `loaded`, both ways: replayed block by block,
@@ -116,7 +128,7 @@ class StreamedModel:
 
         with ExitStack() as stack:
             for name, function in functions.items():
-                module = self._model.get_submodule(name)
+                module = self._modules[name]
                 stack.callback(module.register_forward_pre_hook(hook(function), with_kwargs=True).remove)
             yield
 
@@ -125,7 +137,8 @@ class StreamedModel:
         calls = self.calls(batch, len(loaded))
         behind = [skeleton.hidden_states(calls[0])]
         for index, (call, tensors) in enumerate(zip(calls, loaded, strict=True)):
-            behind.append(self.run_block(index, tensors, call, behind[-1]))
+            with self.holding(index, tensors):
+                behind.append(self.run_block(index, call, behind[-1]))
         return behind[1:]
 
     def _forward_through(self, batch: Tensor, loaded: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
@@ -173,7 +186,7 @@ class StreamedModel:
     def _install(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             owner, _, attribute = name.rpartition(".")
-            module = self._model.get_submodule(owner)
+            module = self._modules[owner]
             if attribute in module._buffers:
                 module._buffers[attribute] = tensor
             else:

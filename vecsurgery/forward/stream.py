@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,10 +62,11 @@ def walk(
                 first = batches[-1].ids[0].tolist()
                 model.check(first, [tensors, ahead.result()] if count > 1 else [tensors])
                 calls, hidden = _record(model, batches, count)
-            for number in range(len(batches)):
-                with watch(index, number):
-                    hidden[number] = model.run_block(index, tensors, calls[number][index], hidden[number])
-                progress(stage, index + (number + 1) / len(batches), count, "blocks")
+            with model.holding(index, tensors):
+                for number in range(len(batches)):
+                    with watch(index, number):
+                        hidden[number] = model.run_block(index, calls[number][index], hidden[number])
+                    progress(stage, index + (number + 1) / len(batches), count, "blocks")
             del tensors
             finished(index)
     return hidden
@@ -185,8 +187,9 @@ def _watcher(
                 f"measuring site {site.name!r}: its input has shape {tuple(states.shape)}, expected one row of width "
                 f"{site.width} for each of {tuple(batch.ids.shape)} tokens."
             )
-        rows = flat[selected].float()
-        if not torch.isfinite(rows).all():
+        rows = flat.index_select(0, selected).float()
+        # A sum is finite unless an entry is not, or it overflows: the dear test only where the cheap one fails.
+        if not math.isfinite(float(rows.sum())) and not torch.isfinite(rows).all():
             raise InputError(f"measuring site {site.name!r}: its activations are not finite (NaN or infinity).")
         observe(site.name, rows)
 

@@ -51,17 +51,20 @@ def probe(deltas: "Mapping[str, Delta]", subspace: "Subspace") -> tuple[str, Pro
     return name, Probe(raw, subspace, raw.times(subspace.directions), raw.squared_norm())
 
 
-def common_facts(before: Probe, edited: "Delta", bias: "Bias", rab_after: float, rank: int) -> dict[str, float]:
+def common_facts(before: Probe, edited: "Delta", bias: "Bias", rab_after: float, factors: "Tensor") -> dict[str, float]:
     """The figures that every projector states, by the names that reports use.
 
     norm: ‖D‖_F. norm_ratio: ‖D′‖/‖D‖ (1 for a zero delta). energy_removed: 1 − norm_ratio². rab, rab_after: retention
-    activation bias before, and as intended after the edit. rank: r. energy: share of the geometry's energy in the r
-    directions.
+    activation bias before, and as intended after the edit. rank: r, the number of `factors`. energy: share of the
+    geometry's energy in the r directions. leak: ‖D′ V_r‖/‖D′‖, from D V and the factors.
     """
+    rank = len(factors)
     ratio = 1.0
     if before.squared_norm > 0.0 and edited is not before.raw:
         ratio = math.sqrt(edited.squared_norm() / before.squared_norm)
     total = before.subspace.total
+    norm = math.sqrt(before.squared_norm) * ratio
+    inside = float((linalg.column_squares(before.times[:, :rank]) * factors**2).sum()) if rank else 0.0
     return {
         "norm": math.sqrt(before.squared_norm),
         "norm_ratio": ratio,
@@ -70,4 +73,5 @@ def common_facts(before: Probe, edited: "Delta", bias: "Bias", rab_after: float,
         "rab_after": rab_after,
         "rank": float(rank),
         "energy": float(before.subspace.energies[:rank].sum()) / total if total > 0.0 else 0.0,
+        "leak": math.sqrt(inside) / norm if norm > 0.0 else 0.0,
     }

@@ -69,7 +69,7 @@ def null_space(deltas: "Mapping[str, Delta]", geometry: "Mapping[str, Subspace]"
     factors = floor / (energies + floor)
     edited = before.filtered(factors)
     rab_after = bias.after(factors)
-    facts = common_facts(before, edited, bias, rab_after, rank)
+    facts = common_facts(before, edited, bias, rab_after, factors)
     facts["rtol_leak"] = rab_after / bias.total if bias.total > 0.0 else 0.0
     return delta.Edit({name: edited}, facts, tuple(_warnings(subspace, rank, facts["norm_ratio"], options)))
 

@@ -80,7 +80,7 @@ def retain_energy(
         strength = 0.0 if options.keep is None else linalg.solve_strength(kind, bias, options.keep)
     factors, tail = kind.factors(strength), kind.tail(strength)
     edited = before.filtered(factors, tail) if bias.total > 0.0 else before.raw
-    facts = common_facts(before, edited, bias, bias.after(factors, tail), kind.rank)
+    facts = common_facts(before, edited, bias, bias.after(factors, tail), factors)
     facts |= {"strength": strength, "floor": bias.floor}
     return delta.Edit({name: edited}, facts, tuple(_warnings(before, kind, bias, options)))
 

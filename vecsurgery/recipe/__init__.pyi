@@ -1,4 +1,5 @@
 from . import shipped as shipped
+from .canonical import with_references as with_references
 from .editors import schema as schema
 from .loading import from_mapping as from_mapping
 from .loading import load as load

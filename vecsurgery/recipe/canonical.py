@@ -1,6 +1,7 @@
 """The canonical text of a recipe: everything resolved and written out, the same bytes for the same meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -10,7 +11,7 @@ from .numbers import plain_number
 from .references import canonical
 from .selection import plain_layers
 from .tree import Loader
-from .types import DeltaSpec, GeometrySpec, Recipe, Selection, Step
+from .types import DeltaSpec, GeometrySpec, Recipe, Reference, Selection, Step
 from .validation import key_names
 
 
@@ -41,6 +42,24 @@ def canonical_text(recipe: Recipe) -> str:
     return yaml.dump(
         _plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1_000
     )
+
+
+def with_references(recipe: Recipe, change: Callable[[Reference], Reference]) -> Recipe:
+    """The recipe with every model reference replaced by `change(reference)`, and its text written anew."""
+
+    def changed(reference: Reference | None) -> Reference | None:
+        return None if reference is None else change(reference)
+
+    recipe = replace(
+        recipe,
+        into=change(recipe.into),
+        deltas={
+            name: DeltaSpec(changed(delta.tuned), changed(delta.base), changed(delta.adapter))
+            for name, delta in recipe.deltas.items()
+        },
+        geometry={name: replace(geometry, model=changed(geometry.model)) for name, geometry in recipe.geometry.items()},
+    )
+    return replace(recipe, text=canonical_text(recipe))
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

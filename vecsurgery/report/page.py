@@ -1,5 +1,6 @@
 """The report as one HTML page: no script, no outside resource, light and dark, every text escaped."""
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from vecsurgery.report import outcome, pictures, summary
@@ -68,6 +69,7 @@ def _geometry(record: Record, name: str, total: summary.Change, worst: int) -> d
     }
 
 
+@cache
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

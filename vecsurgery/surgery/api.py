@@ -158,7 +158,7 @@ def reproduce(record: str | Path, out: str | Path, *, progress: Progress = silen
         recipe.write_text(before["recipe"], encoding="utf-8")
         after = run(recipe, out, compute=before.get("compute", "float32"), progress=progress)
     files = _compared(before["files"], after["files"])
-    inputs = _compared(before.get("inputs", {}), after.get("inputs", {}))
+    inputs = _compared(_inputs(before), _inputs(after))
     return {
         "identical": all(state == "same" for state in files.values()),
         "files": files,
@@ -185,6 +185,18 @@ def opened(recipe: str | Path, overrides: Sequence[str] = ()) -> "Inputs":
     from vecsurgery.surgery.inputs import open_inputs
 
     return open_inputs(parsed, available)
+
+
+def _inputs(record: Record) -> dict[str, str]:
+    """Hashes of everything that was read: tensors, data files, adapters."""
+    found = dict(record.get("inputs", {}))
+    for geometry in record["geometry"].values():
+        found |= geometry.get("data", {})
+    for name, delta in record["deltas"].items():
+        adapter = delta.get("adapter")
+        if adapter is not None:
+            found[f"deltas.{name}.adapter"] = adapter["fingerprint"]
+    return found
 
 
 def _compared(before: dict[str, str], after: dict[str, str]) -> dict[str, str]:

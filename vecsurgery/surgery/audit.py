@@ -19,13 +19,15 @@ _WAITING = 8
 class Audited:
     """Weights that remember the SHA-256 of every tensor that was read, computed beside the caller's work.
 
-    Rows must be asked for as consecutive slices; then the hash is that of the whole tensor.
+    Rows must be asked for as consecutive slices; then the hash is that of the whole tensor (of the rows that were read,
+    where a vocabulary is longer than that of `into`).
     """
 
     def __init__(self, weights: Weights, label: str) -> None:
         self._weights, self._label = weights, label
         self._digests: dict[str, Any] = {}
-        self._last: tuple[str, tuple[int, int] | None, Tensor] | None = None
+        self._reached: dict[str, int] = {}
+        self._last: tuple[str, int, int, Tensor] | None = None
         self._pool = ThreadPoolExecutor(1, "input-hasher")
         self._waiting: list[Future[None]] = []
 
@@ -46,14 +48,20 @@ class Audited:
         return getattr(self._weights, "folder", None)
 
     def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
-        """The tensor, or consecutive rows of it; asked for twice in a row, it is read once."""
+        """The tensor, or consecutive rows of it; what was read last is handed out again, whole or in part."""
         if isinstance(rows, Tensor):
             return self._weights.read(tensor, rows)
-        key = None if rows is None else (rows.start or 0, rows.stop)
-        if self._last is not None and self._last[:2] == (tensor, key):
-            return self._last[2]
+        shape = self._weights.layout.tensors[tensor].shape
+        start, stop, _ = (rows or slice(None)).indices(shape[0] if shape else 1)
+        if self._last is not None and self._last[0] == tensor:
+            _, first, end, held = self._last
+            if first <= start and stop <= end:
+                return held if rows is None else held[start - first : stop - first]
         values = self._weights.read(tensor, rows)
-        self._last = (tensor, key, values)
+        self._last = (tensor, start, stop, values)
+        if start != self._reached.get(tensor, 0):
+            return values  # read again, as a tied tensor is that the files hold twice: hashed already
+        self._reached[tensor] = stop
         digest = self._digests.setdefault(tensor, hashlib.sha256())
         self._waiting.append(self._pool.submit(_update, digest, values))
         if len(self._waiting) > _WAITING:
@@ -66,6 +74,7 @@ class Audited:
             self._waiting.pop(0).result()
         hashes = {f"{self._label}: {name}": digest.hexdigest() for name, digest in self._digests.items()}
         self._digests.clear()
+        self._reached.clear()
         self._last = None
         return hashes
 

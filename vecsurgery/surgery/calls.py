@@ -1,8 +1,10 @@
 """The notebook's calls: edit a model in memory or on disk with the steps of a recipe, read or write the result."""
 
 import json
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +25,27 @@ from vecsurgery.checkpoint import (
     write_bytes,
     write_shard,
 )
-from vecsurgery.checkpoint.types import Weights
-from vecsurgery.delta import Adapter, DeltaSource, Difference
-from vecsurgery.errors import InputError
+from vecsurgery.checkpoint.types import TensorInfo, Weights
+from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
+from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry, measure
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe import parse_number, parse_reference, parse_steps
-from vecsurgery.surgery.checking import check_distinct
+from vecsurgery.recipe.types import Step
+from vecsurgery.surgery.checking import check_distinct, check_fit
 from vecsurgery.surgery.edited import Edited
 from vecsurgery.surgery.geometries import SiteReader
 from vecsurgery.surgery.planning import output_type
-from vecsurgery.surgery.touches import geometry_names
+from vecsurgery.surgery.touches import geometry_names, touches
 from vecsurgery.surgery.vocabulary import align
+from vecsurgery.surgery.writing import row_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    Model = str | Path | nn.Module | Mapping[str, Tensor] | Stored | InMemory | Edited
-"""A folder, a hub id, a module, a state dict, or weights of this package."""
+    Model = str | Path | nn.Module | Mapping[str, Tensor] | Stored | InMemory | Edited | WithAdapter
+"""A folder, a hub id (either with `+adapter`), a module, a state dict, or weights of this package."""
 
 
 def weights_of(model: "Model", *, config: Any = None) -> Weights:
@@ -50,8 +54,10 @@ def weights_of(model: "Model", *, config: Any = None) -> Weights:
     `config`: the transformers configuration, needed for a state dict. Raises: InputError.
     """
     if isinstance(model, str | Path):
-        return Stored(resolve(parse_reference(str(model), Path.cwd())))
-    if isinstance(model, Stored | InMemory | Edited):
+        reference = parse_reference(str(model), Path.cwd())
+        stored = Stored(resolve(reference))
+        return stored if reference.adapter is None else WithAdapter(stored, resolve(reference.adapter))
+    if isinstance(model, Stored | InMemory | Edited | WithAdapter):
         return model
     return InMemory(model, config)
 
@@ -78,38 +84,50 @@ def edit(
         weights: delta → number, 1 where absent.
         dtype: "stored", "float32", "bfloat16" or "float16".
 
-    Raises: InputError for anything that cannot be used.
+    Raises: InputError for anything that cannot be used (a selection that matches nothing included).
 
     Example:
         edited = vecsurgery.edit(into=model, deltas={"x": (tuned, base)}, steps=[{"scale": 0.5}])
         edited.state_dict()
     """
     target = weights_of(into, config=_configuration(into, deltas))
+    if isinstance(target, WithAdapter):
+        raise UnsupportedError(
+            "into: the model that is edited cannot carry an adapter; name it as a delta: {'adapter': folder}"
+        )
     sources = {name: _source(name, given, target) for name, given in deltas.items()}
-    for source in sources.values():
-        check_distinct(source)
     available = projector_room.available()
     parsed = parse_steps(steps, available, deltas=list(sources), geometry=list(geometry or {}))
-    needed = {name for step in parsed for name in geometry_names(step)}
+    for source in sources.values():
+        check_fit(source, parsed)
+        check_distinct(source)
+    needed = _sites(parsed, target)
     opened: dict[str, Geometry] = {}
-    keep: list[object] = []
+    reader = SiteReader(opened, target.layout)
     for name, given in (geometry or {}).items():
         if name not in needed:
             continue
         if isinstance(given, Samples):
-            folder = tempfile.TemporaryDirectory(prefix="vecsurgery-")
-            keep.append(folder)
-            path = Path(folder.name) / f"{name}.safetensors"
-            opened[name] = measure(target, given, path, compute=compute, progress=progress)
+            path = _folder_of(reader) / f"{name}.safetensors"
+            opened[name] = measure(target, given, path, sites=needed[name], compute=compute, progress=progress)
         else:
             opened[name] = given if isinstance(given, Geometry) else Geometry.open(Path(given))
         opened[name].require(model_fingerprint=target.fingerprint)
-    reader = SiteReader(opened, target.layout)
-    reader.kept = keep
     numbers = {name: parse_number(value) for name, value in (weights or {}).items()}
     edited = Edited(target, sources, parsed, available, reader, numbers, dtype)
-    _ = edited.touches  # a selection that matches nothing is an error here, not at the first read
     return edited
+
+
+def _sites(steps: Sequence[Step], target: Weights) -> dict[str, list[str]]:
+    """Geometry name → the sites of matrices that a step edits with it; no other is measured."""
+    found: dict[str, dict[str, None]] = {name: {} for step in steps for name in geometry_names(step)}
+    for tensor, entries in touches(steps, target.layout).items():
+        matrix = target.layout.tensors[tensor].matrix
+        for touch in entries:
+            if matrix is not None and touch.effect == "edit":
+                for name in geometry_names(touch.step):
+                    found[name][matrix.site] = None
+    return {name: list(sites) for name, sites in found.items()}
 
 
 def write(edited: Weights, folder: str | Path, *, shard_size: int = 5_000_000_000, progress: Progress = silent) -> Path:
@@ -128,11 +146,11 @@ def write(edited: Weights, folder: str | Path, *, shard_size: int = 5_000_000_00
         [(info.name, output_type(info, dtype), info.shape) for info in layout.tensors.values()], shard_size
     )
     total, done = sum(shard.nbytes for shard in shards), 0
-    with open_partial(out, edited.fingerprint, inputs=inputs) as partial:
+    with open_partial(out, f"{edited.fingerprint} {shard_size}", inputs=inputs) as partial:
         finished = partial.journal.finished()
         for shard in shards:
             if shard.file not in finished:
-                pieces = ((tensor.name, edited.read(tensor.name)) for tensor in shard.tensors)
+                pieces = ((tensor.name, _pieces(edited, layout.tensors[tensor.name])) for tensor in shard.tensors)
                 partial.journal.record(write_shard(partial.path, shard, pieces), {})
             done += shard.nbytes
             progress("writing", done, total, "bytes")
@@ -143,6 +161,18 @@ def write(edited: Weights, folder: str | Path, *, shard_size: int = 5_000_000_00
             copy_side_files(source, partial.path, plan_side_files(source).copied)
         publish(partial, config_bytes(source, dtype) if source is not None else _config_text(into))  # type: ignore[arg-type]
     return out
+
+
+def _pieces(weights: Weights, info: TensorInfo) -> "Tensor | Iterator[Tensor]":
+    """A matrix whole, since projectors need all of it; anything else by rows."""
+    return row_pieces(weights, info) if info.matrix is None else weights.read(info.name)
+
+
+def _folder_of(reader: SiteReader) -> Path:
+    """A temporary folder that lives as long as `reader`: geometry is always read back from file."""
+    folder = tempfile.mkdtemp(prefix="vecsurgery-")
+    weakref.finalize(reader, shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _config_text(weights: Weights) -> bytes:
@@ -169,7 +199,7 @@ def _parts(given: Any) -> list[Any]:
 
 def _source(name: str, given: Any, into: Weights) -> DeltaSource:
     if isinstance(given, Mapping) and set(given) == {"adapter"}:
-        return Adapter(name, Path(given["adapter"]), into)
+        return Adapter(name, resolve(parse_reference(str(given["adapter"]), Path.cwd())), into)
     if isinstance(given, tuple) and len(given) != 2:
         raise InputError(
             f"deltas[{name!r}]: expected (tuned, base), tuned alone or {{'adapter': folder}}, got {len(given)} models"

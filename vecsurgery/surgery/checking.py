@@ -1,6 +1,6 @@
 """Is this surgery meaningful? What is compared before heavy work, from headers, side files and a few small tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from vecsurgery.calibration import has_tokenizer, load_tokenizer, sanity
-from vecsurgery.checkpoint import readable, require_space
+from vecsurgery.checkpoint import partial_path, readable, require_space
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import DeltaSource, Difference, check_tying
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import require_loadable
 from vecsurgery.progress import Progress, silent
+from vecsurgery.recipe.types import Step
 from vecsurgery.surgery.inputs import Inputs, Pair
 from vecsurgery.surgery.lineage import distance, distance_warning, lineage_warnings
 from vecsurgery.surgery.planning import Plan
@@ -71,8 +72,12 @@ def check_inputs(inputs: Inputs) -> Check:
 
 
 def require_disk(plan: Plan, out: Path) -> None:
-    """Stop where the output does not fit. Errors: InputError with both numbers."""
-    require_space(out, plan.disk, f"the edited checkpoint ({readable(plan.written)} of tensors)")
+    """Stop where the output does not fit beside what an interrupted run left of it. Errors: InputError with both
+    numbers.
+    """
+    partial = partial_path(out.resolve())
+    there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
+    require_space(out, max(0, plan.disk - there), f"the edited checkpoint ({readable(plan.written)} of tensors)")
 
 
 def check_weights(inputs: Inputs, progress: Progress = silent) -> None:
@@ -122,9 +127,17 @@ def _pair(inputs: Inputs, name: str, pair: Pair, facts: dict[str, Any]) -> list[
         facts["distances"][name] = value
         warning = distance_warning(name, value)
         warnings += [warning] if warning else []
-    dropped = _drops(inputs, name)
-    check_tying(inputs.deltas[name], others="drop" if dropped else "source")
-    return warnings + _unmatched(inputs, name, dropped)
+    return warnings + check_fit(inputs.deltas[name], inputs.recipe.steps)
+
+
+def check_fit(source: DeltaSource, steps: Sequence[Step]) -> list[str]:
+    """Refuse a delta with changes that `into` has no place for: tied tensors, tensors that it lacks.
+
+    Returns warnings about those that the steps drop. Errors: InputError, UnsupportedError.
+    """
+    dropped = _drops(steps, source.name)
+    check_tying(source, others="drop" if dropped else "source")
+    return _unmatched(source, dropped)
 
 
 def check_distinct(source: DeltaSource) -> None:
@@ -136,29 +149,28 @@ def check_distinct(source: DeltaSource) -> None:
         )
 
 
-def _drops(inputs: Inputs, delta: str) -> bool:
+def _drops(steps: Sequence[Step], delta: str) -> bool:
     """True where some step drops the tensors of this delta that are no block matrix."""
-    return any(
-        getattr(step.options, "others", None) == "drop" and delta in step.selection.deltas
-        for step in inputs.recipe.steps
-    )
+    return any(getattr(step.options, "others", None) == "drop" and delta in step.selection.deltas for step in steps)
 
 
-def _unmatched(inputs: Inputs, name: str, dropped: bool) -> list[str]:
+def _unmatched(source: DeltaSource, dropped: bool) -> list[str]:
     """Changes that `into` has no place for: refused, unless the recipe drops such tensors or they are only buffers."""
-    source = inputs.deltas[name]
     if not isinstance(source, Difference):
         return []
     lost = {tensor: why for tensor, why in source.unmatched().items() if not tensor.endswith(_BUFFERS)}
     refused = {tensor: why for tensor, why in lost.items() if not dropped or tensor.endswith(_MATRICES)}
     if refused:
         tensor, why = next(iter(refused.items()))
+        more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
         raise UnsupportedError(
-            f"deltas.{name}: tensor {tensor!r}{f' and {len(refused) - 1} more' if len(refused) > 1 else ''}: {why}; "
+            f"deltas.{source.name}: tensor {tensor!r}{more}: {why}; "
             "expected members of one family with the same tensors (`others: drop` leaves out tensors that are no "
             "block matrix)"
         )
-    return [f"deltas.{name}: {tensor}: {why}; it is dropped with the other tensors" for tensor, why in lost.items()]
+    return [
+        f"deltas.{source.name}: {tensor}: {why}; it is dropped with the other tensors" for tensor, why in lost.items()
+    ]
 
 
 def _measurable(inputs: Inputs, geometry: str, model: Weights) -> None:

@@ -50,6 +50,8 @@ class TensorEdit:
     """Σ weight·delta as loaded, seen as (out, in); None where figures were not asked for."""
     total: Delta | None = None
     """Σ weight·delta as the steps left it."""
+    lone: bool = False
+    """True where the facts are of one whole delta: no other delta is added, and no step took a part of the rows."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ class Edited:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what determines the result: `into` and the steps as written; the deltas count by their names."""
+        """Of what determines the result: `into`, the deltas, the steps as written and the geometry they use."""
         parts = [self.into.fingerprint, repr(self.steps), repr(sorted(self.weights.items())), self.dtype]
+        parts.append(getattr(self.subspaces, "fingerprint", ""))
         parts += [f"{name}={source.fingerprint}" for name, source in sorted(self.deltas.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -106,21 +109,27 @@ class Edited:
         base = self.into.read(tensor, rows)
         loaded = self._load(info, rows)
         if not loaded:
-            return TensorEdit(self._cast(base), changed=False)
+            return TensorEdit(self._stored(base, base, tensor), changed=False)
         live, facts = self._steps(info, loaded)
         weighted = self._weighted(live, info)
         if not weighted:
-            return TensorEdit(self._cast(base), changed=False, facts=tuple(facts))
-        _require_finite(base, tensor)
+            return TensorEdit(self._stored(base, base, tensor), changed=False, facts=tuple(facts))
         total = _sum(weighted)
         raw = _sum(self._weighted(loaded, info)) if figures else None
         result = _added(base, total, transposed=info.matrix is not None and info.matrix.transposed)
         return TensorEdit(
-            result.to(self._output_dtype(base)), True, tuple(facts), raw=raw, total=total if figures else None
+            self._stored(result, base, tensor),
+            True,
+            tuple(facts),
+            raw=raw,
+            total=total if figures else None,
+            lone=len(loaded) == 1 and all(touch.rows is None for touch in self.touches[tensor]),
         )
 
     def _load(self, info: TensorInfo, rows: "slice | Tensor | None") -> dict[str, Delta]:
-        found = {name: source.read(info.parameter, rows) for name, source in self.deltas.items()}
+        # W + (T − W) is T only in float64; products with a geometry stay in float32, as the model computes.
+        precise = all(touch.effect != "edit" for touch in self.touches[info.name])
+        found = {name: source.read(info.parameter, rows, precise=precise) for name, source in self.deltas.items()}
         return {name: delta for name, delta in found.items() if delta is not None}
 
     def _steps(self, info: TensorInfo, loaded: Mapping[str, Delta]) -> tuple[dict[str, Delta], list[StepFacts]]:
@@ -177,8 +186,16 @@ class Edited:
             return base.dtype
         return getattr(torch, self.dtype)  # type: ignore[no-any-return]
 
-    def _cast(self, base: Tensor) -> Tensor:
-        return base.to(self._output_dtype(base))
+    def _stored(self, values: Tensor, base: Tensor, tensor: str) -> Tensor:
+        """The values rounded to the output type, once. Errors: InputError where `into` or the result is not finite."""
+        result = values.to(self._output_dtype(base))
+        if result is base or not result.is_floating_point():
+            return result
+        # A sum is finite unless an entry is not, or the sum overflows: the dear test only where the cheap one fails.
+        wide = torch.promote_types(result.dtype, torch.float32)
+        if not bool(result.sum(dtype=wide).isfinite()) and not bool(result.isfinite().all()):
+            _refuse_numbers(values, base, tensor, result.dtype, edited=values is not base)
+        return result
 
 
 def number_for(number: Any, info: TensorInfo, layout: Layout) -> float:
@@ -213,9 +230,9 @@ def _sum(deltas: Sequence[Delta]) -> Delta:
 
 
 def _added(base: Tensor, delta: Delta, *, transposed: bool) -> Tensor:
-    """W + D in at least float32, in stored orientation; rounding to the storage type is the caller's."""
-    wide = torch.promote_types(base.dtype, torch.float32)
-    values = delta.dense().to(wide)
+    """W + D in the wider of their types, in stored orientation; rounding to the storage type is the caller's."""
+    values = delta.dense()
+    wide = torch.promote_types(base.dtype, values.dtype)
     if transposed:
         values = values.T
     return base.to(wide) + values
@@ -238,9 +255,17 @@ def _indices(rows: tuple[tuple[int, int], ...]) -> Tensor:
     return torch.cat([torch.arange(start, stop) for start, stop in rows])
 
 
-def _require_finite(base: Tensor, tensor: str) -> None:
-    if base.is_floating_point() and not bool(torch.isfinite(base).all()):
-        raise InputError(
-            f"reading {tensor!r} of `into`: it holds NaN or infinity, expected finite weights; "
-            "repair or replace the checkpoint (`vecsurgery check --weights` names every such tensor)"
-        )
+def _refuse_numbers(values: Tensor, base: Tensor, tensor: str, dtype: torch.dtype, *, edited: bool) -> None:
+    """Say what is not finite: what `into` holds (its business where no delta comes), or what came of the rounding."""
+    if not bool(torch.isfinite(base).all()):
+        if edited:
+            raise InputError(
+                f"reading {tensor!r} of `into`: it holds NaN or infinity, expected finite weights; "
+                "repair or replace the checkpoint (`vecsurgery check --weights` names every such tensor)"
+            )
+        return
+    largest = float(values.abs().max())
+    raise InputError(
+        f"writing {tensor!r}: values up to {largest:.3g} do not fit {str(dtype).removeprefix('torch.')}; choose a "
+        "wider `output: {dtype: …}`, or smaller weights and scales"
+    )

@@ -4,6 +4,8 @@ Intended and stored figures stand side by side: where the change is smaller than
 rounding puts back what a projector removed, and nobody would see it in the intended numbers.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,23 +16,62 @@ from vecsurgery.linalg import Subspace
 from vecsurgery.report.record import StoredRecord
 from vecsurgery.surgery.edited import StepFacts, Subspaces, TensorEdit
 
+_NEEDED = {"norm", "norm_ratio", "rab", "rab_after", "leak"}
+
 
 def figures(edit: TensorEdit, base: Tensor, matrix: Matrix, subspaces: Subspaces) -> dict[str, StoredRecord]:
     """Measure the raw, the intended and the stored change of one matrix against every geometry of its steps.
 
     `base`: the tensor of `into` as stored. Returns a record per geometry.
     """
-    if edit.raw is None or edit.total is None:
+    used = _used(edit.facts)
+    if not used or edit.raw is None or edit.total is None:
         return {}
     weight = base.to(torch.promote_types(base.dtype, torch.float32))
-    change = edit.tensor.to(weight.dtype) - weight
+    change = edit.tensor.to(weight.dtype, copy=True).sub_(weight)
     if matrix.transposed:
         weight, change = weight.T, change.T
-    stored, before = Dense(change), Dense(weight)
-    return {
-        geometry: _record(edit.raw, edit.total, stored, before, subspaces(geometry, matrix.tensor), rank)
-        for geometry, rank in _used(edit.facts).items()
-    }
+    known = _known(edit)
+    records = {}
+    for geometry, rank in used.items():
+        subspace = subspaces(geometry, matrix.tensor)
+        raw, total = known or (_Bias.of(edit.raw, subspace, rank), _Bias.of(edit.total, subspace, rank))
+        stored = _Bias.of(Dense(change), subspace, rank)
+        records[geometry] = _record(raw, total, stored, _Bias.of(Dense(weight), subspace, 0))
+    return records
+
+
+@dataclass(frozen=True)
+class _Bias:
+    """RAB, ‖D‖ and the share ‖D V_r‖/‖D‖ of one change."""
+
+    rab: float
+    norm: float
+    leak: float
+
+    @classmethod
+    def of(cls, delta: Delta, subspace: Subspace, rank: int) -> "_Bias":
+        """Measured by one product with the directions."""
+        times = delta.times(subspace.directions)
+        squared = delta.squared_norm()
+        inside = float(torch.linalg.vector_norm(times[:, :rank], dtype=torch.float64)) if rank else 0.0
+        norm = squared**0.5
+        rab = linalg.retention_bias(times, subspace.energies, squared, subspace.tail)
+        return cls(rab, norm, inside / norm if norm > 0.0 else 0.0)
+
+
+def _known(edit: TensorEdit) -> tuple[_Bias, _Bias] | None:
+    """The raw and the intended change where one step on one delta is all there was: its facts, at the delta's weight.
+
+    Spares two of four products with the directions. None where the facts do not say it.
+    """
+    if not edit.lone or len(edit.facts) != 1 or edit.raw is None or not edit.facts[0].facts.keys() >= _NEEDED:
+        return None
+    facts = edit.facts[0].facts
+    norm = edit.raw.squared_norm() ** 0.5
+    weight = norm / facts["norm"] if facts["norm"] > 0.0 else 0.0
+    before = _Bias(weight**2 * facts["rab"], norm, 0.0)
+    return before, _Bias(weight**2 * facts["rab_after"], norm * facts["norm_ratio"], facts["leak"])
 
 
 def _used(facts: tuple[StepFacts, ...]) -> dict[str, int]:
@@ -38,33 +79,19 @@ def _used(facts: tuple[StepFacts, ...]) -> dict[str, int]:
     return {fact.geometry: int(fact.facts.get("rank", 0)) for fact in facts if fact.geometry is not None}
 
 
-def _record(raw: Delta, total: Delta, stored: Delta, weight: Delta, subspace: Subspace, rank: int) -> StoredRecord:
-    raw_bias, raw_norm, _ = _bias(raw, subspace, rank)
-    total_bias, total_norm, total_leak = _bias(total, subspace, rank)
-    stored_bias, stored_norm, stored_leak = _bias(stored, subspace, rank)
-    weight_bias, _, _ = _bias(weight, subspace, rank)
+def _record(raw: _Bias, total: _Bias, stored: _Bias, weight: _Bias) -> StoredRecord:
     record = StoredRecord(
-        rab_before=raw_bias,
-        rab_after_intended=total_bias,
-        rab_after_stored=stored_bias,
-        norm_before=raw_norm,
-        leak=stored_leak,
-        leak_intended=total_leak,
+        rab_before=raw.rab,
+        rab_after_intended=total.rab,
+        rab_after_stored=stored.rab,
+        norm_before=raw.norm,
+        leak=stored.leak,
+        leak_intended=total.leak,
     )
-    if raw_norm > 0.0:
-        record["norm_ratio_intended"] = total_norm / raw_norm
-        record["norm_ratio_stored"] = stored_norm / raw_norm
-    if weight_bias > 0.0:
-        record["rab_relative_before"] = (raw_bias / weight_bias) ** 0.5
-        record["rab_relative_after"] = (stored_bias / weight_bias) ** 0.5
+    if raw.norm > 0.0:
+        record["norm_ratio_intended"] = total.norm / raw.norm
+        record["norm_ratio_stored"] = stored.norm / raw.norm
+    if weight.rab > 0.0:
+        record["rab_relative_before"] = (raw.rab / weight.rab) ** 0.5
+        record["rab_relative_after"] = (stored.rab / weight.rab) ** 0.5
     return record
-
-
-def _bias(delta: Delta, subspace: Subspace, rank: int) -> tuple[float, float, float]:
-    """RAB, ‖D‖ and ‖D V_r‖/‖D‖ of one change."""
-    times = delta.times(subspace.directions)
-    squared = delta.squared_norm()
-    bias = linalg.retention_bias(times, subspace.energies, squared, subspace.tail)
-    inside = float(torch.linalg.vector_norm(times[:, :rank], dtype=torch.float64)) if rank else 0.0
-    norm = squared**0.5
-    return bias, norm, inside / norm if norm > 0.0 else 0.0

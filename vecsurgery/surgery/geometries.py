@@ -1,6 +1,9 @@
 """The geometries of a run: measured into the output folder, read back from file, handed out site by site."""
 
+import hashlib
+import json
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,12 +24,22 @@ class SiteReader:
 
     def __init__(self, geometries: Mapping[str, Geometry], layout: Layout) -> None:
         self._geometries, self._layout = geometries, layout
+        self._lock = threading.Lock()
         self._layer: int | None = None
         self._held: dict[tuple[str, str], Subspace] = {}
-        self.kept: list[object] = []
-        """Temporary folders behind the geometries, which live as long as this reader."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what was measured, on what and how, at every site of every geometry."""
+        facts = {name: [opened.info.to_json(), opened.facts] for name, opened in self._geometries.items()}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, geometry: str, tensor: str) -> Subspace:
+        # Blocks are read ahead in a thread of their own, and a notebook may read beside it.
+        with self._lock:
+            return self._subspace(geometry, tensor)
+
+    def _subspace(self, geometry: str, tensor: str) -> Subspace:
         matrix = self._layout.tensors[tensor].matrix
         assert matrix is not None  # only block matrices are projected with a geometry
         if matrix.layer != self._layer:

@@ -1,18 +1,19 @@
 """Opening what a recipe names: models, deltas, tokenizers and calibration samples, before anything heavy runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vecsurgery.calibration import Samples, load_tokenizer, prepare
-from vecsurgery.checkpoint import Stored, plan_download, require_space, resolve
+from vecsurgery.checkpoint import Stored, plan_download, require_space, resolve, revision_of
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.geometry import Geometry
 from vecsurgery.projectors import Projector
+from vecsurgery.recipe import with_references
 from vecsurgery.recipe.types import DeltaSpec, GeometrySpec, Recipe, Reference
 from vecsurgery.surgery.touches import Touch, touches
 from vecsurgery.surgery.vocabulary import Alignment, align
@@ -118,8 +119,18 @@ def open_inputs(recipe: Recipe, available: Mapping[str, Projector]) -> Inputs:
         if pair.tuned is not None and pair.base is not None
     }
     deltas = {name: _source(name, pair, into, alignments.get(name)) for name, pair in pairs.items()}
+    recipe = with_references(recipe, _pinned)
     models = {name: model(spec.model) if spec.model else into for name, spec in recipe.geometry.items()}
     return Inputs(recipe, available, into, pairs, deltas, alignments, models, stored)
+
+
+def _pinned(reference: Reference) -> Reference:
+    """A hub reference with the commit that was taken, so that the recipe means the same when the branch has moved."""
+    if reference.path is not None:
+        return reference
+    adapter = _pinned(reference.adapter) if reference.adapter is not None else None
+    plain = replace(reference, adapter=None)
+    return replace(reference, revision=revision_of(resolve(plain)) or reference.revision, adapter=adapter)
 
 
 def _pair(spec: DeltaSpec, model: Any, into: Weights) -> Pair:

@@ -76,6 +76,9 @@ def _facts(model: Weights) -> dict[str, Any]:
     facts = {}
     for title, keys in _KEYS.items():
         facts[title] = {key: flat[key] for key in keys if flat.get(key) is not None}
+    if values.get("use_sliding_window") is False:
+        # Qwen configurations keep widths and layer counts of a window that no layer has.
+        facts["sliding window"] = {key: flat[key] for key in ("layer_types",) if flat.get(key) is not None}
     if not _plain(rope):
         facts["RoPE base"] = {kind: part.get("rope_theta") for kind, part in rope.items() if isinstance(part, dict)}
         facts["RoPE scaling"] = {kind: part.get("rope_type") for kind, part in rope.items() if isinstance(part, dict)}

@@ -12,8 +12,10 @@ from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
+import torch
+
 import vecsurgery
-from vecsurgery.checkpoint import ShardPlan, plan_shards
+from vecsurgery.checkpoint import ShardPlan, file_sha256, plan_shards
 from vecsurgery.checkpoint.types import TensorInfo
 from vecsurgery.errors import InputError
 from vecsurgery.forward import Compute
@@ -23,6 +25,8 @@ from vecsurgery.surgery.plantext import plan_text
 from vecsurgery.surgery.touches import Touch, geometry_names
 
 Action = Literal["edit", "scale", "add", "copy"]
+ROW_CHUNK = 1 << 26
+"""Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
 ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
 """Bytes of one element; every other type that checkpoints hold has one byte."""
 
@@ -82,13 +86,14 @@ class Plan:
     def hash(self) -> str:
         """SHA-256 of everything that determines the result: a partial output belongs to one such hash."""
         content = {
-            "vecsurgery": vecsurgery.__version__,
+            "versions": {"vecsurgery": vecsurgery.__version__, "torch": torch.__version__},
             "recipe": self.inputs.recipe.text,
             "compute": self.compute,
             "into": self.inputs.into.fingerprint,
             "deltas": {name: source.fingerprint for name, source in self.inputs.deltas.items()},
             "samples": {name: samples.fingerprint for name, samples in self.inputs.samples.items()},
             "models": {name: model.fingerprint for name, model in self.inputs.models.items()},
+            "files": {name: file_sha256(geometry.path) for name, geometry in self.inputs.files.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -100,7 +105,8 @@ class Plan:
     @property
     def disk(self) -> int:
         """Bytes that the output folder takes at most: tensors, geometry files, a little for side files."""
-        return self.written + sum(plan.bytes for plan in self.geometry.values()) + 64 * 2**20
+        copied = sum(geometry.path.stat().st_size for geometry in self.inputs.files.values())
+        return self.written + copied + sum(plan.bytes for plan in self.geometry.values()) + 64 * 2**20
 
     @property
     def memory(self) -> int:
@@ -110,12 +116,12 @@ class Plan:
         return max(measuring, writing)
 
     def left_out(self) -> list[tuple[str, str, str]]:
-        """(tensor, step id, delta) of every changed matrix that a step's selection passes by."""
+        """(tensor, step id, delta) of every changed matrix that a step's selection passes by, whole or in part."""
         return [
             (name, touch.step.id, delta)
             for name, entries in self.inputs.touches.items()
             for touch in entries
-            if touch.effect == "left out"
+            if touch.effect == "left out" or (touch.effect == "edit" and touch.rows is not None)
             for delta in touch.step.selection.deltas
             if self._changes(delta, name)
         ]
@@ -178,6 +184,8 @@ def make_plan(inputs: Inputs, *, compute: Compute = "float32", progress: Progres
     layout = inputs.into.layout
     tensors = {info.name: _tensor_plan(inputs, info, changed) for info in layout.tensors.values()}
     sites = {name: _sites(inputs, name, changed) for name in inputs.recipe.geometry}
+    for name, found in sites.items():
+        _require_sites(inputs, name, found)
     geometry = {name: _geometry_plan(inputs, name, found) for name, found in sites.items()}
     dtype = inputs.recipe.output.dtype
     shards = plan_shards(
@@ -221,18 +229,32 @@ def _tensor_plan(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozens
         elif touch.effect == "edit" or (touch.effect == "scale" and action != "edit"):
             action = touch.effect
     size = prod(info.shape)
-    reads = size * item_size(info.dtype) + sum(inputs.deltas[name].reads(info.parameter) for name in present)
     return PlannedTensor(
         tensor=info.name,
         shape=info.shape,
         action=action if live else "copy",
         deltas=tuple(present),
         steps=tuple(steps),
-        reads=reads,
+        reads=_tensor_reads(inputs, info, present),
         writes=size * item_size(output_type(info, inputs.recipe.output.dtype)),
         memory=_tensor_memory(inputs, info, len(present)),
         flops=_tensor_flops(inputs, info, present),
     )
+
+
+def _tensor_reads(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
+    """Bytes read for one tensor: those of `into`, and of what the deltas come from; what several share counts once."""
+    tensors = {(id(inputs.into), info.name): prod(info.shape) * item_size(info.dtype)}
+    adapters = 0
+    for name in present:
+        source = inputs.deltas[name]
+        stored = {}
+        for weights, tensor in source.stored(info.parameter):
+            entry = weights.layout.tensors[tensor]
+            stored[id(weights), tensor] = prod(entry.shape) * item_size(entry.dtype)
+        adapters += source.reads(info.parameter) - sum(stored.values())
+        tensors |= stored
+    return sum(tensors.values()) + adapters
 
 
 def _tensor_memory(inputs: Inputs, info: TensorInfo, deltas: int) -> int:
@@ -241,6 +263,9 @@ def _tensor_memory(inputs: Inputs, info: TensorInfo, deltas: int) -> int:
         return 0
     size = prod(info.shape) * 4
     directions = 0
+    if info.matrix is None and len(info.shape) > 1:
+        # Written by rows: never more than a chunk of it is in memory.
+        size = min(size, ROW_CHUNK * 4 // item_size(info.dtype))
     if info.matrix is not None:
         width = inputs.into.layout.sites[info.matrix.site].width
         names = {name for touch in inputs.touches[info.name] for name in geometry_names(touch.step)}
@@ -266,7 +291,7 @@ def _tensor_flops(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
 def _rank_bound(inputs: Inputs, geometry: str, width: int) -> int:
     spec = inputs.recipe.geometry[geometry]
     if spec.file is not None:
-        return min(width, 1024)
+        return min(width, inputs.files[geometry].info.max_directions)
     return min(width, spec.max_directions, inputs.samples[geometry].positions)
 
 
@@ -278,6 +303,24 @@ def _sites(inputs: Inputs, geometry: str, changed: Mapping[str, frozenset[str]])
         if info.matrix is not None and any(_uses(touch, geometry, info.parameter, changed) for touch in entries):
             found[info.matrix.site] = None
     return tuple(found)
+
+
+def _require_sites(inputs: Inputs, name: str, sites: tuple[str, ...]) -> None:
+    """Refuse a geometry whose model or file has other inputs than `into` where a step needs them."""
+    ours = inputs.into.layout.sites
+    if inputs.recipe.geometry[name].file is not None:
+        facts = inputs.files[name].facts
+        origin, widths = f"file {inputs.files[name].path}", {site: facts[site]["width"] for site in facts}
+    else:
+        layout = inputs.models[name].layout
+        origin, widths = f"model ({layout.architecture!r})", {key: site.width for key, site in layout.sites.items()}
+    for site in sites:
+        if widths.get(site) != ours[site].width:
+            came = f"is {widths[site]} wide" if site in widths else "does not exist"
+            raise InputError(
+                f"geometry {name!r}: site {site!r} {came} in its {origin}, `into` reads {ours[site].width} numbers "
+                "there; measure it on a model of the same architecture and size, with every matrix that the steps edit"
+            )
 
 
 def _uses(touch: Touch, geometry: str, parameter: str, changed: Mapping[str, frozenset[str]]) -> bool:

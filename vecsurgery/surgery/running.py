@@ -1,5 +1,6 @@
 """The run: plan, measure, write, report, and the one rename that makes the result exist."""
 
+import hashlib
 import importlib.metadata
 import platform
 import time
@@ -30,7 +31,7 @@ from vecsurgery.checkpoint.types import Weights
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry
 from vecsurgery.progress import Progress, silent
-from vecsurgery.recipe.types import Reference
+from vecsurgery.recipe.types import GeometrySpec, Reference
 from vecsurgery.report.record import (
     VERSION,
     DeltaRecord,
@@ -49,6 +50,7 @@ from vecsurgery.surgery.writing import AuditedInputs, write_all
 
 _PACKAGES = ("torch", "transformers", "safetensors", "mergekit", "tokenizers", "numpy")
 RECORD_FILE = "surgery.json"
+CONFIG_FILE = "config.json"
 
 
 def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress: Progress = silent) -> Record:
@@ -70,8 +72,10 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
         with clock.phase("write"):
             _write(plan, geometries, partial, progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
+        config = config_bytes(inputs.into.folder, inputs.recipe.output.dtype)
+        record["files"][CONFIG_FILE] = hashlib.sha256(config).hexdigest()
         _finish(plan, record, partial)
-        publish(partial, config_bytes(inputs.into.folder, inputs.recipe.output.dtype))
+        publish(partial, config)
     return record
 
 
@@ -143,7 +147,6 @@ def _record(
     )
     order = {name: number for number, name in enumerate(inputs.into.layout.order)}
     record["matrices"].sort(key=lambda row: order[row["tensor"]])
-    record["verdict"] = report.verdict(record)
     return record
 
 
@@ -224,8 +227,11 @@ def _finish(plan: Plan, record: Record, partial: Partial) -> None:
     for name, written in copy_side_files(inputs.into.folder, partial.path, side.copied).items():
         files[name] = written.sha256
     title = f"{label(inputs.recipe.into)}, edited with vecsurgery"
-    card = model_card(title, _sources(inputs), inputs.recipe.text, record.get("verdict", ""))
-    record["warnings"] += card.warnings
+    sources = _sources(inputs)
+    recipe = _without_places(inputs)
+    record["warnings"] += model_card(title, sources, recipe).warnings
+    record["verdict"] = report.verdict(record)
+    card = model_card(title, sources, recipe, record["verdict"])
     texts: dict[str, Any] = {
         "README.md": card.text,
         "recipe.yaml": inputs.recipe.text,
@@ -241,6 +247,19 @@ def _finish(plan: Plan, record: Record, partial: Partial) -> None:
         _forget_geometry(record, partial)
     write_bytes(partial.path / "report.html", report.html(record).encode())
     write_bytes(partial.path / RECORD_FILE, report.dumps(record).encode())
+
+
+def _without_places(inputs: Inputs) -> str:
+    """The recipe's text for the model card, which is published: local files and folders by their names alone."""
+    text = inputs.recipe.text
+    paths = [*inputs.folders, *(path for spec in inputs.recipe.geometry.values() for path in _files(spec))]
+    for path in sorted(paths, key=lambda path: len(str(path)), reverse=True):
+        text = text.replace(str(path), path.name)
+    return text
+
+
+def _files(spec: GeometrySpec) -> list[Path]:
+    return [*(spec.data.data if spec.data else ()), *([spec.file] if spec.file else [])]
 
 
 def _forget_geometry(record: Record, partial: Partial) -> None:

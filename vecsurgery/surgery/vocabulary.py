@@ -56,6 +56,7 @@ def align(name: str, into: Weights, tuned: Weights, base: Weights) -> Alignment:
         return Alignment(warnings=ends)
     strings = [vocabulary_rows(tokenizers[folder], count) for folder, count in zip(known, rows, strict=True)]
     match = compare_vocabularies(*strings)
+    ends = (*ends, *_without_row(name, strings[1][rows[0] :]))
     if match.agrees:
         return Alignment(warnings=ends)
     masks = {info.parameter: match.mask for info in into.layout.tensors.values() if info.kind in ("embedding", "head")}
@@ -81,6 +82,18 @@ def _same_files(folders: Sequence[Path]) -> bool:
 def _contents(folder: Path) -> dict[str, bytes]:
     names = (*_TOKENIZER_FILES, "tokenizer_config.json", "added_tokens.json", "merges.txt")
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def _without_row(name: str, strings: Sequence[str | None]) -> tuple[str, ...]:
+    """A warning about tokens of the tuned model behind the last row of `into`: what it learnt of them is lost."""
+    known = [string for string in strings if string is not None]
+    if not known:
+        return ()
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return (
+        f"deltas.{name}: `into` has no row for {len(known)} tokens of the tuned model "
+        f"({', '.join(map(repr, known[:_LISTED]))}{more}); what it learnt about them is left out",
+    )
 
 
 def _listing(name: str, differing: Sequence[tuple[int, str | None, str | None, str | None]]) -> str:

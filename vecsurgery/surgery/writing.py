@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vecsurgery.checkpoint import Partial, ShardPlan, write_shard
-from vecsurgery.checkpoint.types import TensorInfo
+from vecsurgery.checkpoint.types import TensorInfo, Weights
 from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
 from vecsurgery.progress import Progress, silent
 from vecsurgery.report.record import MatrixRecord, StepRecord
@@ -16,10 +16,7 @@ from vecsurgery.surgery.audit import Audited
 from vecsurgery.surgery.edited import Edited, TensorEdit
 from vecsurgery.surgery.figures import figures
 from vecsurgery.surgery.inputs import Inputs
-from vecsurgery.surgery.planning import Plan, item_size
-
-CHUNK = 1 << 26
-"""Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
+from vecsurgery.surgery.planning import ROW_CHUNK, Plan, item_size
 
 
 @dataclass
@@ -55,8 +52,7 @@ class AuditedInputs:
                 continue
             assert pair.tuned is not None
             assert pair.base is not None
-            tuned = pair.tuned if isinstance(pair.tuned, WithAdapter) else wrapped[id(pair.tuned)]
-            base = pair.base if isinstance(pair.base, WithAdapter) else wrapped[id(pair.base)]
+            tuned, base = _wrapped(pair.tuned, wrapped), _wrapped(pair.base, wrapped)
             alignment = inputs.alignments.get(name)
             deltas[name] = Difference(name, tuned, base, into, row_masks=alignment.masks if alignment else {})
         return cls(into, deltas, tuple(wrapped.values()))
@@ -71,6 +67,12 @@ class AuditedInputs:
     def close(self) -> None:
         for reader in self.readers:
             reader.close()
+
+
+def _wrapped(model: Weights, wrapped: Mapping[int, Audited]) -> Weights:
+    if isinstance(model, WithAdapter):
+        return WithAdapter(wrapped[id(model.weights)], model.adapter_folder)
+    return wrapped[id(model)]
 
 
 def write_all(
@@ -108,7 +110,7 @@ def _tensors(
     for planned in shard.tensors:
         info = edited.layout.tensors[planned.name]
         if info.matrix is None:
-            yield planned.name, _rows(edited, info)
+            yield planned.name, row_pieces(edited, info)
         else:
             result = edited.edit(info.name, figures=True)
             if result.facts:
@@ -117,15 +119,15 @@ def _tensors(
         count.add(planned.nbytes)
 
 
-def _rows(edited: Edited, info: TensorInfo) -> Iterator[Tensor]:
-    """A tensor that works row by row, in pieces of at most `CHUNK` bytes."""
+def row_pieces(weights: Weights, info: TensorInfo) -> Iterator[Tensor]:
+    """A tensor that works row by row, in pieces of at most `ROW_CHUNK` bytes."""
     size = prod(info.shape) * item_size(info.dtype)
-    if len(info.shape) < 2 or size <= CHUNK:
-        yield edited.read(info.name)
+    if len(info.shape) < 2 or size <= ROW_CHUNK:
+        yield weights.read(info.name)
         return
-    step = max(1, CHUNK * info.shape[0] // size)
+    step = max(1, ROW_CHUNK * info.shape[0] // size)
     for start in range(0, info.shape[0], step):
-        yield edited.read(info.name, slice(start, min(start + step, info.shape[0])))
+        yield weights.read(info.name, slice(start, min(start + step, info.shape[0])))
 
 
 def _matrix_record(edited: Edited, info: TensorInfo, result: TensorEdit) -> MatrixRecord:

@@ -1,0 +1,100 @@
+"""A fault while writing: exit code 1, a partial output that the same command finishes to the same bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import vecsurgery
+from tests.surgery.conftest import Workspace
+from tests.surgery.results import contents
+from vecsurgery.cli import main
+from vecsurgery.surgery import running
+
+FULL = Path("/dev/full")
+pytestmark = pytest.mark.skipif(not FULL.exists(), reason="needs the device that is always full")
+THIRD = "model-00003-of-00004.safetensors"
+
+
+@pytest.fixture
+def sharded(workspace: Workspace) -> Workspace:
+    workspace.recipe["output"] = {"shard_size": "20KB"}
+    return workspace
+
+
+def _run(workspace: Workspace) -> Result:
+    return CliRunner().invoke(main, ["run", str(workspace.write()), str(workspace.out)])
+
+
+def _full_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The disk is full from the moment on at which `name` is written."""
+    write_all: Callable[..., Any] = running.write_all
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        (args[3].path / f"{name}.part").symlink_to(FULL)
+        write_all(*args, **kwargs)
+
+    monkeypatch.setattr(running, "write_all", interrupted)
+
+
+def _uninterrupted(workspace: Workspace) -> dict[str, bytes]:
+    """The bytes of a run into another folder of the same name."""
+    (workspace.root / "whole").mkdir()
+    vecsurgery.run(workspace.write(), workspace.root / "whole" / "out")
+    return contents(workspace.root / "whole" / "out")
+
+
+@pytest.mark.parametrize("name", [THIRD, "README.md"])
+def test_a_full_disk_is_exit_code_1_and_the_next_run_finishes_bit_for_bit(
+    sharded: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    expected = _uninterrupted(sharded)
+    with monkeypatch.context() as full:
+        _full_at(full, name)
+        result = _run(sharded)
+    assert result.exit_code == 1
+    assert result.stderr.count("error: ") == 1
+    assert "the disk is full" in result.stderr
+    assert "run the same command again" in result.stderr
+    assert not sharded.out.exists()
+    partial = sharded.root / "out.partial"
+    kept = {path.name: path.stat().st_ino for path in partial.glob("*.safetensors")}
+    (partial / f"{name}.part").unlink(missing_ok=True)  # somebody made room
+    assert set(kept) == {f"model-0000{n}-of-00004.safetensors" for n in ((1, 2) if name == THIRD else (1, 2, 3, 4))}
+    assert _run(sharded).exit_code == 0
+    assert contents(sharded.out) == expected
+    assert not partial.exists()
+    assert all((sharded.out / file).stat().st_ino == inode for file, inode in kept.items())
+    assert set(vecsurgery.verify(sharded.out).values()) == {"same"}
+
+
+def test_a_resumed_run_reports_the_matrices_of_the_shards_that_were_finished_before(
+    sharded: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sharded.root / "whole").mkdir()
+    whole = vecsurgery.run(sharded.write(), sharded.root / "whole" / "out")
+    with monkeypatch.context() as full:
+        _full_at(full, THIRD)
+        _run(sharded)
+    resumed = vecsurgery.run(sharded.write(), sharded.out)
+    assert resumed["matrices"] == whole["matrices"]
+    assert resumed.get("inputs") == whole.get("inputs")
+    assert resumed["files"] == whole["files"]
+    assert resumed.get("verdict") == whole.get("verdict")
+
+
+def test_a_fault_while_measuring_is_resumable_too(sharded: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _uninterrupted(sharded)
+
+    def stop(stage: str, done: int, total: int, unit: str) -> None:
+        if stage == "measuring retain" and 0 < done < total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vecsurgery.run(sharded.write(), sharded.out, progress=stop)
+    assert not sharded.out.exists()
+    assert (sharded.root / "out.partial").is_dir()
+    vecsurgery.run(sharded.write(), sharded.out)
+    assert contents(sharded.out) == expected
