@@ -39,8 +39,17 @@ def test_the_verdict_without_a_geometry_tells_the_norm():
     )
 
 
-def test_the_verdict_of_a_run_that_changed_nothing_says_so():
-    assert report.verdict(_without_geometry() | {"matrices": []}) == "No matrix was changed by a step; no warnings."
+def test_the_verdict_of_a_run_without_steps_says_that_the_delta_was_added():
+    plain = _without_geometry() | {"matrices": []}
+    assert report.verdict(plain).startswith("Added `unlearning` as it is")
+
+
+def test_the_verdict_does_not_count_rounding_as_what_was_kept():
+    rounded = record()
+    for item in rounded["matrices"]:
+        for stored in item["stored"].values():
+            stored["norm_ratio_intended"] = 0.5 * stored["norm_ratio_stored"]
+    assert "the rest is rounding to the storage type" in report.verdict(rounded)
 
 
 def test_a_matrix_left_out_unprotected_is_a_warning_and_part_of_the_verdict():

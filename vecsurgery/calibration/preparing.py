@@ -173,7 +173,7 @@ def _nothing_left(spec: DataSpec, counts: dict[str, int], full: bool) -> str:
         return f"{start}: the first one selects more positions than `max_tokens` ({spec.max_tokens}) allows; raise it"
     return (
         f"{start}: in {counts['dropped']} of them `max_length` cut off the closing tag or every selected position, "
-        "or `skip_first` left none; raise `max_length`, or give other rows"
+        "or `skip_first` left none; give shorter rows, or raise `max_length` (at most to what the model reads)"
     )
 
 

@@ -22,9 +22,9 @@ from vecsurgery.checkpoint.shards import ShardPlan, TensorPlan
 from vecsurgery.errors import RunError
 
 Chunk = Tensor | bytes | bytearray | memoryview
-"""Consecutive rows of a tensor in the output type, or their bytes. Must not change after it was handed over."""
+"""Consecutive rows of a tensor in the output type, or their bytes."""
 
-_PIECE = 1 << 25
+_PIECE = 1 << 23
 """Bytes handed to the disk at a time."""
 _WAITING = 4
 """Pieces under way before the caller waits: what bounds memory to little more than the tensor in hand."""
@@ -73,6 +73,7 @@ def _put_tensors(sink: "_Sink", shard: ShardPlan, tensors: Iterator[tuple[str, T
         if name != plan.name:
             raise RunError(f"writing {shard.file}: tensor {name!r} came, the plan expects {plan.name!r} here")
         _put_tensor(sink, plan, (chunks,) if isinstance(chunks, Tensor) else chunks)
+        del chunks  # before the next tensor is computed
     surplus = next(tensors, None)
     if surplus is not None:
         raise RunError(f"writing {shard.file}: tensor {surplus[0]!r} came after the last one of the plan")
@@ -111,7 +112,8 @@ class _Sink:
 
     def put(self, data: memoryview) -> None:
         for start in range(0, len(data), _PIECE):
-            piece = data[start : start + _PIECE]
+            # A copy: a view would keep its whole tensor in memory until the disk has taken the last piece.
+            piece = memoryview(bytes(data[start : start + _PIECE]))
             self._waiting.append(self._writer.submit(self._write, piece))
             self._waiting.append(self._hasher.submit(self._digest.update, piece))
             self.size += len(piece)

@@ -49,7 +49,7 @@ def amount(done: float, total: float, unit: str) -> str:
     ('3/28 blocks', '1.5/14.0 GB')
     """
     if unit != "bytes":
-        return f"{done:g}/{total:g} {unit}"
+        return f"{int(done)}/{total:g} {unit}"
     size, name = next((size, name) for size, name in _SIZES if total >= size)
     return f"{done / size:.1f}/{total / size:.1f} {name}"
 

@@ -6,6 +6,8 @@ from vecsurgery.report import summary
 from vecsurgery.report.numbers import counted, percent
 from vecsurgery.report.record import Record
 
+_ADDED = 1.1
+"""A stored norm above this multiple of the intended one is told as what it is: rounding."""
 _NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*")
 
 
@@ -78,12 +80,25 @@ def _clause(record: Record, geometry: str, change: summary.Change) -> str:
     steps = [step for matrix in record["matrices"] for step in matrix["steps"] if step.get("geometry") == geometry]
     deltas = " + ".join(f"`{name}`" for name in dict.fromkeys(step["delta"] for step in steps))
     subject = f"the `{geometry}` activation energy of {deltas or 'the change'}"
-    norm = f" while keeping {percent(change.norm_ratio)} of its norm" if change.norm_ratio is not None else ""
+    norm = _norm(change)
     if change.left is None:
         return f"found no activity of {deltas or 'the change'} on `{geometry}` to remove{norm}"
     if change.left > 1:
         return f"raised {subject} to {percent(change.left)} of what it was{norm}"
     return f"removed {percent(1 - change.left)} of {subject}{norm}"
+
+
+def _norm(change: summary.Change) -> str:
+    """What is left of the delta: the stored norm, and the intended one where rounding added to it."""
+    if change.norm_ratio is None:
+        return ""
+    intended = change.norm_ratio_intended
+    if intended is None or change.norm_ratio <= _ADDED * intended:
+        return f" while keeping {percent(change.norm_ratio)} of its norm"
+    return (
+        f" while keeping {percent(intended)} of its norm ({percent(change.norm_ratio)} as stored: the rest is rounding "
+        "to the storage type)"
+    )
 
 
 def _without_geometry(record: Record) -> list[str]:
@@ -92,4 +107,12 @@ def _without_geometry(record: Record) -> list[str]:
         f"{counted(total.matrices, 'matrix')}"
         for total in summary.step_totals(record)
         if total.norm_ratio is not None
+    ] or _as_they_are(record)
+
+
+def _as_they_are(record: Record) -> list[str]:
+    """A recipe whose steps touched no matrix adds its deltas as they are."""
+    return [
+        f"added `{name}` as it is" + (f" ({counted(item['changed'], 'tensor')})" if "changed" in item else "")
+        for name, item in record["deltas"].items()
     ] or ["no matrix was changed by a step"]

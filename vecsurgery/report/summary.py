@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from vecsurgery.report.record import MatrixRecord, Record, StepRecord, StoredRecord
 
@@ -30,6 +31,8 @@ class Change:
     """Root of Σ ‖raw change‖²."""
     norm_ratio: float | None
     """‖stored change‖/‖raw change‖; None where no matrix has it."""
+    norm_ratio_intended: float | None = None
+    """‖intended change‖/‖raw change‖: where it is smaller, the rest of the stored norm is rounding."""
 
     @property
     def left(self) -> float | None:
@@ -63,17 +66,25 @@ class StepTotal:
 def change(stored: Iterable[StoredRecord]) -> Change:
     """Combine measurements of several matrices against one geometry."""
     items = list(stored)
-    measured = [(item["norm_before"], item["norm_ratio_stored"]) for item in items if "norm_ratio_stored" in item]
-    squares = math.fsum(norm * norm for norm, _ in measured)
-    kept = math.fsum((norm * ratio) ** 2 for norm, ratio in measured)
     return Change(
         matrices=len(items),
         before=math.fsum(item["rab_before"] for item in items),
         intended=math.fsum(item["rab_after_intended"] for item in items),
         stored=math.fsum(item["rab_after_stored"] for item in items),
         norm_before=math.sqrt(math.fsum(item["norm_before"] ** 2 for item in items)),
-        norm_ratio=math.sqrt(kept / squares) if squares > 0 else None,
+        norm_ratio=_norm_ratio(items, "norm_ratio_stored"),
+        norm_ratio_intended=_norm_ratio(items, "norm_ratio_intended"),
     )
+
+
+def _norm_ratio(
+    items: Iterable[StoredRecord], key: Literal["norm_ratio_stored", "norm_ratio_intended"]
+) -> float | None:
+    """Root of Σ (‖raw‖·ratio)² / Σ ‖raw‖² over the matrices that have the ratio."""
+    measured = [(item["norm_before"], item[key]) for item in items if key in item]
+    squares = math.fsum(norm * norm for norm, _ in measured)
+    kept = math.fsum((norm * ratio) ** 2 for norm, ratio in measured)
+    return math.sqrt(kept / squares) if squares > 0 else None
 
 
 def totals(record: Record) -> dict[str, Change]:

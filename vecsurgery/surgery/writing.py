@@ -112,11 +112,16 @@ def _tensors(
         if info.matrix is None:
             yield planned.name, row_pieces(edited, info)
         else:
-            result = edited.edit(info.name, figures=True)
-            if result.facts:
-                facts.matrices.append(_matrix_record(edited, info, result))
-            yield planned.name, result.tensor
+            yield planned.name, _matrix(edited, info, facts)
         count.add(planned.nbytes)
+
+
+def _matrix(edited: Edited, info: TensorInfo, facts: ShardFacts) -> Tensor:
+    """The edited matrix alone: its deltas are gone when the next one is computed."""
+    result = edited.edit(info.name, figures=True)
+    if result.facts:
+        facts.matrices.append(_matrix_record(edited, info, result))
+    return result.tensor
 
 
 def row_pieces(weights: Weights, info: TensorInfo) -> Iterator[Tensor]:
