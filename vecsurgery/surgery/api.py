@@ -182,8 +182,10 @@ def opened(recipe: str | Path, overrides: Sequence[str] = ()) -> "Inputs":
     """The recipe validated first, without torch; then everything that it names, opened."""
     available = projector_room.available()
     parsed = load(Path(recipe), available, overrides=tuple(overrides))
+    from vecsurgery.surgery.allocator import return_large_blocks
     from vecsurgery.surgery.inputs import open_inputs
 
+    return_large_blocks()
     return open_inputs(parsed, available)
 
 
