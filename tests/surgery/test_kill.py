@@ -3,7 +3,8 @@
 import multiprocessing
 import random
 import time
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ output: {shard_size: 30000}
 """
 
 
-def _work(recipe: Path, out: Path) -> None:
+def _work(recipe: Path, out: Path, ready: Event) -> None:
+    from transformers.models.llama import modeling_llama  # noqa: F401 - so that a kill falls into the work
+
     torch.set_num_threads(1)
+    ready.set()
     vecsurgery.run(recipe, out)
 
 
@@ -39,7 +43,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def context() -> ForkServerContext:
-    """Children that start with everything imported, so that a kill falls into the work and not into imports."""
+    """Children are forked from a server that has the package imported already."""
     chosen = multiprocessing.get_context("forkserver")
     chosen.set_forkserver_preload(["tests.surgery.test_kill", "vecsurgery.surgery.api", "transformers"])
     return chosen
@@ -54,10 +58,18 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _timed(context: ForkServerContext, recipe: Path, out: Path) -> float:
-    start = time.perf_counter()
-    child = context.Process(target=_work, args=(recipe, out))
+def _started(context: ForkServerContext, recipe: Path, out: Path) -> ForkServerProcess:
+    """A child whose imports are behind it."""
+    ready = context.Event()
+    child = context.Process(target=_work, args=(recipe, out, ready))
     child.start()
+    ready.wait()
+    return child
+
+
+def _timed(context: ForkServerContext, recipe: Path, out: Path) -> float:
+    child = _started(context, recipe, out)
+    start = time.perf_counter()
     child.join()
     assert child.exitcode == 0
     return time.perf_counter() - start
@@ -77,8 +89,7 @@ def test_a_killed_run_leaves_nothing_or_everything_and_resumes_to_the_same_bytes
     for number in range(ROUNDS):
         out = tmp_path / str(number) / "out"
         out.parent.mkdir()
-        child = context.Process(target=_work, args=(recipe, out))
-        child.start()
+        child = _started(context, recipe, out)
         time.sleep(moments.uniform(0.0, length))
         child.kill()
         child.join()
