@@ -102,16 +102,35 @@ class Selection:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a recipe: verb `project` with a method and its options, or verb `scale` with a number."""
+    """One step of a recipe: verb `project` or `fit` with a method and its options, or verb `scale` with a number."""
 
     id: str
-    verb: Literal["project", "scale"]
+    verb: Literal["project", "scale", "fit"]
     method: str
-    """Name of the projector; "scale" for scale."""
+    """Name of the projector or fit; "scale" for scale."""
     selection: Selection
     options: BaseModel | None = None
     number: Any = None
     """scale: a float, a list (gradient over the blocks), or a tuple of FilteredNumber."""
+    line: int = 0
+    data: DataSpec | None = None
+    """fit: the rows that it measures on."""
+    models: Mapping[str, Reference] = field(default_factory=dict)
+    """Option that names a model → that model."""
+
+
+GateMeasure = Literal["retention", "forgetting", "perplexity_ratio", "smoke"]
+
+
+@dataclass(frozen=True)
+class GateSpec:
+    """A condition that the edited model has to meet before it gets its final name."""
+
+    measure: GateMeasure
+    min: float | None = None
+    max: float | None = None
+    data: DataSpec | None = None
+    """Rows of the measure; None for `smoke`, and where the rows of `evaluate` in the same role serve."""
     line: int = 0
 
 
@@ -136,6 +155,10 @@ class Recipe:
     weights: Mapping[str, Any] = field(default_factory=dict)
     """delta → number (float, gradient list, or tuple of FilteredNumber); 1.0 where absent."""
     output: Output = field(default_factory=Output)
+    evaluate: Mapping[str, DataSpec] = field(default_factory=dict)
+    """Rows to measure the result on; the names `forget` and `retain` fix the role."""
+    gates: tuple[GateSpec, ...] = (GateSpec("smoke"),)
+    """Every condition, `smoke` among them unless the recipe says `gates: []`."""
     source: Path | None = None
     text: str = ""
     """The recipe as resolved (extends and --set applied), canonical YAML: what is hashed, stored and run again."""
