@@ -9,11 +9,11 @@ import vecsurgery
 
 PACKAGE = Path(vecsurgery.__file__).parent
 ORDER = [
-    "linalg", "recipe", "checkpoint", "delta", "calibration", "forward", "geometry", "projectors",
+    "linalg", "recipe", "checkpoint", "delta", "calibration", "forward", "geometry", "projectors", "fits",
     "evaluation", "report", "surgery", "demo", "cli",
 ]  # fmt: skip
 FOUNDATION = {"errors", "progress"}
-ONLY = {"projectors": {"linalg", "delta"}, "linalg": set(), "recipe": set()}
+ONLY = {"projectors": {"linalg", "delta"}, "fits": {"linalg", "delta"}, "linalg": set(), "recipe": set()}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "recipes" not in path.parts)
 
 
