@@ -1,4 +1,9 @@
 from .loading import Compute as Compute
 from .loading import require_loadable as require_loadable
+from .losses import TokenScores as TokenScores
 from .losses import token_losses as token_losses
+from .losses import token_scores as token_scores
 from .stream import replay as replay
+from .variants import Single as Single
+from .variants import Variants as Variants
+from .variants import Versions as Versions

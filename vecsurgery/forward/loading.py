@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from vecsurgery.checkpoint import skeleton
 from vecsurgery.checkpoint.types import Layout, Weights
 from vecsurgery.errors import InputError, UnsupportedError
+
+from .variants import Single, Variants, Versions, version
 
 Compute = Literal["float32", "stored"]
 """Arithmetic of a forward: float32 whatever the storage type, or the type of the configuration."""
@@ -33,7 +36,7 @@ class _Recipe:
     converter: Any = None
 
 
-def compute_dtype(weights: Weights, compute: Compute) -> torch.dtype:
+def compute_dtype(weights: Weights | Variants, compute: Compute) -> torch.dtype:
     """The floating-point type in which a forward over these weights computes."""
     if compute == "float32":
         return torch.float32
@@ -44,20 +47,46 @@ def compute_dtype(weights: Weights, compute: Compute) -> torch.dtype:
     return next((dtype for dtype in floating if dtype.is_floating_point), torch.float32)
 
 
+class Parts:
+    """Parameters whose stored tensors were read; those that differ between variants are made for one at a time."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        names: Sequence[str],
+        shared: Mapping[str, Tensor],
+        varied: Sequence[tuple[_Recipe, Mapping[str, Versions]]],
+    ) -> None:
+        self._loader, self._names, self._shared, self._varied = loader, names, shared, varied
+
+    @property
+    def varied(self) -> bool:
+        """Whether any of the parameters differs between variants."""
+        return bool(self._varied)
+
+    def of(self, variant: int) -> dict[str, Tensor]:
+        """The parameters of one variant by name."""
+        made = dict(self._shared)
+        for recipe, stored in self._varied:
+            tensors = {name: version(tensor, variant) for name, tensor in stored.items()}
+            made.update(self._loader.make(recipe, tensors))
+        return {name: made[self._loader.source(name)] for name in self._names}
+
+
 class Loader:
-    """Reads parameters of a meta-device module from Weights, in the type the module computes in.
+    """Reads parameters of a meta-device module, in the type the module computes in.
 
     Raises UnsupportedError at once where a parameter has no stored tensor and no tying explains it.
     """
 
-    def __init__(self, weights: Weights, model: nn.Module) -> None:
-        self._weights = weights
+    def __init__(self, variants: Variants, model: nn.Module) -> None:
+        self._variants = variants
         self._model = model
         state = model.state_dict()
         self._dtypes = _parameter_dtypes(model, state)
         self._shapes = {name: tuple(value.shape) for name, value in state.items()}
-        self._recipes = _recipes(model, state, weights.layout)
-        self._aliases = _aliases(model, weights.layout, self._recipes)
+        self._recipes = _recipes(model, state, variants.layout)
+        self._aliases = _aliases(model, variants.layout, self._recipes)
         for name, value in state.items():
             if value.is_meta and name not in self._recipes and name not in self._aliases:
                 raise UnsupportedError(
@@ -74,51 +103,82 @@ class Loader:
             if name.startswith(prefix) and (name in self._recipes or name in self._aliases)
         ]
 
-    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+    def read(self, names: Iterable[str]) -> Parts:
         """These parameters; every stored tensor behind them is read once."""
         wanted = list(names)
-        made: dict[str, Tensor] = {}
+        shared: dict[str, Tensor] = {}
+        varied: list[tuple[_Recipe, Mapping[str, Versions]]] = []
+        done: set[str] = set()
         for name in wanted:
-            source = self._aliases.get(name, name)
-            if source not in made:
-                made.update(self._make(self._recipes[source]))
-        return {name: self._checked(name, made[self._aliases.get(name, name)]) for name in wanted}
+            recipe = self._recipes[self.source(name)]
+            if self.source(name) in done:
+                continue
+            done.update(recipe.parameters)
+            stored = {tensor: self._variants.read(tensor) for tensor in recipe.stored}
+            tensors = {tensor: read for tensor, read in stored.items() if isinstance(read, Tensor)}
+            if len(tensors) == len(stored):
+                shared.update(self.make(recipe, tensors))
+            else:
+                varied.append((recipe, stored))
+        return Parts(self, wanted, shared, varied)
 
-    def rows(self, name: str, rows: Tensor) -> Tensor | None:
+    def rows(self, name: str, rows: slice | Tensor) -> Versions | None:
         """Rows of a parameter that is stored as one tensor; None where it is not."""
-        recipe = self._recipes[self._aliases.get(name, name)]
-        if recipe.converter is not None:
+        if not self.is_plain(name):
             return None
-        return self._cast(name, self._weights.read(recipe.stored[0], rows))
+        recipe = self._recipes[self.source(name)]
+        read = self._variants.read(recipe.stored[0], rows)
+        if isinstance(read, Tensor):
+            return self._cast(name, read)
+        return lambda variant: self._cast(name, read(variant))
 
-    def _make(self, recipe: _Recipe) -> dict[str, Tensor]:
+    def is_plain(self, name: str) -> bool:
+        """Whether the parameter is stored as one tensor, so that `rows` can read it."""
+        return self._recipes[self.source(name)].converter is None
+
+    def length(self, name: str) -> int:
+        """Rows of a parameter."""
+        return int(self._shapes[name][0])
+
+    def row_bytes(self, name: str) -> int:
+        """Bytes of one row of a parameter in the type it is computed in."""
+        return int(math.prod(self._shapes[name][1:])) * self._dtypes[name].itemsize
+
+    def source(self, name: str) -> str:
+        """The parameter whose stored tensor this one is made from: another one where they are tied."""
+        return self._aliases.get(name, name)
+
+    def make(self, recipe: _Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters of a recipe from its stored tensors."""
         target = recipe.parameters[0]
         if recipe.converter is None:
-            return {target: self._cast(target, self._weights.read(recipe.stored[0]))}
-        converter = copy.deepcopy(recipe.converter)
-        for stored, pattern in zip(recipe.stored, recipe.patterns, strict=True):
-            converter.add_tensor(target, stored, pattern, self._cast(target, self._weights.read(stored)))
-        converted = converter.convert(target, model=self._model, config=getattr(self._model, "config", None))
-        return {name: value[0] if isinstance(value, list) else value for name, value in converted.items()}
+            made = {target: self._cast(target, tensors[recipe.stored[0]])}
+        else:
+            converter = copy.deepcopy(recipe.converter)
+            for stored, pattern in zip(recipe.stored, recipe.patterns, strict=True):
+                converter.add_tensor(target, stored, pattern, self._cast(target, tensors[stored]))
+            converted = converter.convert(target, model=self._model, config=getattr(self._model, "config", None))
+            made = {name: value[0] if isinstance(value, list) else value for name, value in converted.items()}
+        for name, tensor in made.items():
+            self._check(name, tensor, recipe)
+        return made
 
     def _cast(self, name: str, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtypes[name]) if tensor.is_floating_point() else tensor
 
-    def _checked(self, name: str, tensor: Tensor) -> Tensor:
-        if tuple(tensor.shape) != self._shapes[name]:
-            stored = ", ".join(self._recipes[self._aliases.get(name, name)].stored)
+    def _check(self, name: str, tensor: Tensor, recipe: _Recipe) -> None:
+        stored = ", ".join(recipe.stored)
+        if name in self._shapes and tuple(tensor.shape) != self._shapes[name]:
             raise InputError(
                 f"loading parameter {name!r}: the stored tensor {stored} gives shape {tuple(tensor.shape)}, the "
                 f"configuration says {self._shapes[name]}. config.json does not belong to these weights."
             )
         # A sum is finite unless an entry is not, or the sum overflows: the dear test only where the cheap one fails.
         if tensor.is_floating_point() and not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
-            stored = ", ".join(self._recipes[self._aliases.get(name, name)].stored)
             raise InputError(
                 f"loading {stored}: it holds NaN or infinity, expected finite weights; repair or replace the "
                 "checkpoint (`vecsurgery check --weights` names every such tensor)"
             )
-        return tensor
 
 
 def require_loadable(weights: Weights) -> None:
@@ -126,7 +186,7 @@ def require_loadable(weights: Weights) -> None:
 
     Raises UnsupportedError naming a parameter that no stored tensor provides.
     """
-    Loader(weights, skeleton.build(weights.config))
+    Loader(Single(weights), skeleton.build(weights.config))
 
 
 def _parameter_dtypes(model: Any, state: dict[str, Tensor]) -> dict[str, torch.dtype]:

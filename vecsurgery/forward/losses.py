@@ -1,11 +1,12 @@
-"""Losses of single tokens under any Weights, by one streaming pass."""
+"""Scores of single tokens under one model or several variants, by one streaming pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vecsurgery.calibration.types import Sample, Samples
@@ -17,9 +18,20 @@ from .batches import as_list, make_batches
 from .loading import Compute
 from .model import StreamedModel
 from .stream import walk
+from .variants import Single, Variants
 
 _CHUNK = 64
 """Positions whose logits stand in memory at once: 64 × 256,000 in float64 are 131 MB."""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What a model says of the scored tokens of one sample."""
+
+    losses: Float[Tensor, " tokens"]
+    """−ln p(token | tokens before it), in nats, float64."""
+    best: Int[Tensor, " tokens"]
+    """The id of the most probable token in its place."""
 
 
 def token_losses(
@@ -31,19 +43,35 @@ def token_losses(
     stage: str = "losses",
     progress: Progress = silent,
 ) -> list[Float[Tensor, " tokens"]]:
-    """−ln p(token t | tokens before t), in nats, for each answer token of each sample.
+    """−ln p(token t | tokens before t), in nats, for each answer token of each sample: `token_scores` of one model.
 
-    The blocks are streamed, then the model's own norm, head and caps make the logits of the wanted positions alone.
-    The log-softmax is taken in float64.
+    Returns one float64 tensor a sample, in order; empty where nothing is to be scored.
+    """
+    scores = token_scores(
+        Single(weights), samples, positions=positions, compute=compute, stage=stage, progress=progress
+    )
+    return [score.losses for score in scores[0]]
+
+
+def token_scores(
+    variants: Variants,
+    samples: Samples | Sequence[Sample],
+    *,
+    positions: Sequence[Sequence[int]] | None = None,
+    compute: Compute = "float32",
+    stage: str = "losses",
+    progress: Progress = silent,
+) -> list[list[TokenScores]]:
+    """Scores of each answer token of each sample under each variant, [variant][sample], in one streaming pass.
+
+    The blocks are streamed, then the model's own norm, head and caps make the logits of the wanted positions alone, a
+    part of the vocabulary at a time. The log-softmax is taken in float64.
 
     Args:
-        weights: any weights.
+        variants: the models; every tensor that they share is read once.
         samples: token ids, with the answer positions.
         positions: for each sample, the indices of the tokens to score instead of `answer`; 1 or more each.
         compute: "float32", or "stored" for arithmetic in the configuration's type.
-
-    Returns:
-        One float64 tensor a sample, in order; empty where nothing is to be scored.
 
     Raises:
         InputError: the first token of a sample is to be scored: nothing predicts it.
@@ -55,23 +83,73 @@ def token_losses(
             raise InputError(f"{sample.where}: scoring the first token of a sample: no token before it predicts it.")
     # The token before the last wanted one is the last that predicts anything.
     fed = [sample.ids[: max(chosen, default=0)] for sample, chosen in zip(rows, wanted, strict=True)]
-    losses = [torch.zeros(0, dtype=torch.float64) for _ in rows]
     batches = make_batches(fed)
     if not batches:
-        return losses
-    model = StreamedModel(weights, fed, compute=compute)
+        return [[_nothing() for _ in rows] for _ in range(variants.count)]
+    model = StreamedModel(variants, fed, compute=compute)
     hidden = walk(model, batches, len(model.blocks), stage=stage, progress=progress)
-    for batch, states in zip(batches, hidden, strict=True):
-        for place, member in enumerate(batch.members):
-            targets = torch.tensor(wanted[member])
-            ids = torch.tensor(rows[member].ids)[targets]
-            losses[member] = _losses(model, states[place][targets - 1], ids)
-    return losses
+    places = [(each, place, number) for number, batch in enumerate(batches) for place, each in enumerate(batch.members)]
+    ids = [torch.tensor([rows[member].ids[index] for index in wanted[member]]) for member, _, _ in places]
+    before = [torch.tensor(wanted[member]) - 1 for member, _, _ in places]
+    states = [
+        torch.cat([own[number][place][at] for (_, place, number), at in zip(places, before, strict=True)])
+        for own in hidden
+    ]
+    del hidden
+    members = [member for member, _, _ in places]
+    return [
+        _by_sample(losses, best, members, [len(part) for part in ids], len(rows))
+        for losses, best in _scored(model, states, torch.cat(ids))
+    ]
 
 
-def _losses(model: StreamedModel, hidden: Float[Tensor, "tokens hidden"], ids: Tensor) -> Float[Tensor, " tokens"]:
-    chunks = []
-    for states, chosen in zip(torch.split(hidden, _CHUNK), torch.split(ids, _CHUNK), strict=True):
-        logits = model.logits(states).double()
-        chunks.append(logits.logsumexp(-1) - logits.gather(-1, chosen.unsqueeze(-1)).squeeze(-1))
-    return torch.cat(chunks)
+def _by_sample(losses: Tensor, best: Tensor, members: list[int], sizes: list[int], count: int) -> list[TokenScores]:
+    """The scores of all tokens, cut into those of each sample, in the order of the samples."""
+    scores = [_nothing() for _ in range(count)]
+    for member, part, guess in zip(members, torch.split(losses, sizes), torch.split(best, sizes), strict=True):
+        scores[member] = TokenScores(part, guess)
+    return scores
+
+
+def _nothing() -> TokenScores:
+    return TokenScores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64))
+
+
+def _scored(model: StreamedModel, states: Sequence[Tensor], targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(losses, most probable ids) of every variant from the states (n, hidden) behind its last block.
+
+    The head is read a run of rows at a time; what is known of each position grows with it.
+    """
+    found = [_Running(targets) for _ in states]
+    for start, stop in model.head_rows():
+        place = model.read_head(start, stop)
+        for variant, own in enumerate(states):
+            model.select(variant)
+            place(variant)
+            for first in range(0, len(targets), _CHUNK):
+                chosen = slice(first, first + _CHUNK)
+                found[variant].add(chosen, start, model.logits(own[chosen]).double())
+    return [(running.normaliser - running.target, running.best) for running in found]
+
+
+class _Running:
+    """Of each position: the log of the summed exponentials so far, the wanted token's logit, the largest and its id."""
+
+    def __init__(self, targets: Int[Tensor, " n"]) -> None:
+        self._targets = targets
+        self.normaliser = torch.full((len(targets),), -torch.inf, dtype=torch.float64)
+        self.target = torch.full((len(targets),), torch.nan, dtype=torch.float64)
+        self._largest = torch.full((len(targets),), -torch.inf, dtype=torch.float64)
+        self.best = torch.zeros(len(targets), dtype=torch.int64)
+
+    def add(self, chosen: slice, start: int, logits: Float[Tensor, "some ids"]) -> None:
+        """Take in the logits of the ids from `start` at the chosen positions."""
+        self.normaliser[chosen] = torch.logaddexp(self.normaliser[chosen], logits.logsumexp(-1))
+        own = self._targets[chosen] - start
+        inside = (own >= 0) & (own < logits.shape[-1])
+        picked = logits.gather(-1, own.clamp(0, logits.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+        self.target[chosen] = torch.where(inside, picked, self.target[chosen])
+        largest, best = logits.max(-1)
+        better = largest > self._largest[chosen]
+        self._largest[chosen] = torch.where(better, largest, self._largest[chosen])
+        self.best[chosen] = torch.where(better, best + start, self.best[chosen])

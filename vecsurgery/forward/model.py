@@ -12,12 +12,14 @@ from torch.func import functional_call
 
 from vecsurgery.checkpoint import skeleton
 from vecsurgery.checkpoint.skeleton import Call
-from vecsurgery.checkpoint.types import Weights
 from vecsurgery.errors import InputError, UnsupportedError
 
-from .loading import Compute, Loader, compute_dtype
+from .loading import Compute, Loader, Parts, compute_dtype
+from .variants import Variants, Versions, version
 
 _CHECK_TOKENS = 16
+_HEAD_BYTES = 1 << 26
+"""Of the head's rows that are held at once."""
 _FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 """What a module raises where it is not called as it expects."""
 
@@ -27,27 +29,45 @@ class _Enough(Exception):  # noqa: N818 - a signal, not an error
 
 
 class StreamedModel:
-    """The causal model of some weights, one block at a time.
+    """The causal model of some variants, one block at a time; `select` says of which variant it is at the moment.
 
-    Of the embedding only the rows of the given token ids are read; the head is read when it is first needed.
+    Of the embedding only the rows of the given token ids are read; the head is read by rows, when it is needed.
     """
 
-    def __init__(self, weights: Weights, ids: Sequence[Sequence[int]], *, compute: Compute = "float32") -> None:
-        self._model = cast(Any, skeleton.build(weights.config, dtype=compute_dtype(weights, compute)))
+    def __init__(self, variants: Variants, ids: Sequence[Sequence[int]], *, compute: Compute = "float32") -> None:
+        self.count = variants.count
+        self._model = cast(Any, skeleton.build(variants.config, dtype=compute_dtype(variants, compute)))
         self._prefix, self.blocks = skeleton.decoder_blocks(self._model)
         self._modules = dict(self._model.named_modules())
-        self._loader = Loader(weights, self._model)
+        self._loader = Loader(variants, self._model)
         self._returns_tuple = False
-        self._head_loaded = False
+        self._selected: int | None = None
+        self._table: Versions | None = None
         embedding = self._load_embedding(torch.tensor(sorted({token for sequence in ids for token in sequence})))
         inside = f"{self._prefix}."
         outside = [name for name in self._loader.names() if not name.startswith(inside) and name not in embedding]
         head = _module_name(self._model, self._model.get_output_embeddings())
         self._head_names = [name for name in outside if head and name.startswith(f"{head}.")]
-        self._install(self._loader.read(name for name in outside if name not in self._head_names))
+        self._outside = self._loader.read(name for name in outside if name not in self._head_names)
+        self.select(0)
 
-    def read_block(self, index: int) -> dict[str, Tensor]:
-        """The parameters of one block by name; safe to call from another thread."""
+    @property
+    def varied_outside(self) -> bool:
+        """Whether the variants differ before their first block, or in what stands behind the last but the head."""
+        return self._outside.varied or callable(self._table)
+
+    def select(self, variant: int) -> None:
+        """Put the parameters outside of blocks and head of this variant in place."""
+        if self._selected is not None and (variant == self._selected or not self.varied_outside):
+            return
+        self._install(self._outside.of(variant))
+        if self._table is not None:
+            embedding = self._model.get_input_embeddings()
+            embedding.weight = nn.Parameter(version(self._table, variant), requires_grad=False)
+        self._selected = variant
+
+    def read_block(self, index: int) -> Parts:
+        """The parameters of one block; safe to call from another thread."""
         return self._loader.read(self._loader.names(f"{self._prefix}.{index}."))
 
     def calls(self, ids: Tensor, count: int) -> list[Call]:
@@ -101,11 +121,32 @@ class StreamedModel:
                     f"by {float((hidden - wanted).abs().max()):.3g}. This architecture is not supported."
                 )
 
+    def head_rows(self) -> Iterator[tuple[int, int]]:
+        """The vocabulary in runs [start, stop) whose rows of the head are held at once; read each before `logits`."""
+        sizes = {self._loader.length(name) for name in self._head_names}
+        if len(sizes) != 1 or not all(self._by_rows(name) for name in self._head_names):
+            yield 0, max(sizes, default=0)
+            return
+        (total,) = sizes
+        step = max(1, _HEAD_BYTES // max(self._loader.row_bytes(name) for name in self._head_names))
+        for start in range(0, total, step):
+            yield start, min(start + step, total)
+
+    def read_head(self, start: int, stop: int) -> Callable[[int], None]:
+        """Read these rows of the head; the function that puts those of a variant in place."""
+        if not all(self._by_rows(name) for name in self._head_names):
+            parts = self._loader.read(self._head_names)
+            return lambda variant: self._install(parts.of(variant))
+        rows = {name: self._loader.rows(name, slice(start, stop)) for name in self._head_names}
+        return lambda variant: self._install(
+            {name: version(part, variant) for name, part in rows.items() if part is not None}
+        )
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """The model's own norm, head and caps on hidden states (n, hidden) behind the last block: (n, vocabulary)."""
-        if not self._head_loaded:
-            self._install(self._loader.read(self._head_names))
-            self._head_loaded = True
+        """The model's own norm, head and caps on states (n, hidden) behind the last block: (n, rows of the head).
+
+        The head has the rows that were put in place last: what comes behind it treats every logit alike.
+        """
         last = len(self.blocks) - 1
         states = hidden.unsqueeze(0)
 
@@ -118,6 +159,9 @@ class StreamedModel:
         with torch.no_grad(), skeleton.replaced_forwards(self.blocks, stand_in):
             output: Tensor = self._model(**_inputs(ids), use_cache=False).logits[0]
         return output
+
+    def _by_rows(self, name: str) -> bool:
+        return self._loader.is_plain(name)
 
     @contextmanager
     def watching(self, functions: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
@@ -172,10 +216,9 @@ class StreamedModel:
                 f"{embedding.num_embeddings} rows: they were made with another tokenizer."
             )
         name = f"{owner}.weight"
-        table = self._loader.rows(name, used)
-        if table is None:
+        self._table = self._loader.rows(name, used)
+        if self._table is None:
             return set()
-        embedding.weight = nn.Parameter(table, requires_grad=False)
         # The row that is padding has another number in the table, and numbers matter for training alone.
         embedding.padding_idx = None
         embedding.register_forward_pre_hook(

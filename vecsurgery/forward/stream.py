@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,8 +19,9 @@ from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.progress import Progress, silent
 
 from .batches import Batch, as_list, make_batches
-from .loading import Compute
+from .loading import Compute, Parts
 from .model import StreamedModel
+from .variants import Single
 
 Watch = Callable[[int, int], AbstractContextManager[None]]
 """Called with (block, batch) before a batch enters a block; open while it is inside."""
@@ -43,33 +44,59 @@ def walk(
     finished: Callable[[int], None] = _finish_nothing,
     stage: str = "forward",
     progress: Progress = silent,
-) -> list[Tensor]:
-    """Take every batch through the first `count` blocks; the hidden states (batch, length, hidden) behind them.
+) -> list[list[Tensor]]:
+    """Take every batch through the first `count` blocks of every variant; [variant][batch] → the hidden states (batch,
+    length, hidden) behind them.
 
-    Each block is read once, while the one before it computes, and freed before the one after the next is read.
-    The first blocks are run both ways on a short text first (`StreamedModel.check`). `finished(block)` is called when
-    every batch has passed a block.
+    Each block is read once, and freed before the one after the next is read; where there is one variant, the next is
+    read while one computes. Variants are run as one up to the first block in which they differ. The first blocks are
+    run both ways on a short text first (`StreamedModel.check`). `finished(block)` is called when every batch has passed
+    a block.
     """
-    hidden: list[Tensor] = []
-    calls: list[list[skeleton.Call]] = []
+    hidden: list[list[Tensor]] = []
+    calls: list[list[list[skeleton.Call]]] = []
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-block") as reader:
-        ahead = reader.submit(model.read_block, 0)
+        ahead: Future[Parts] | None = reader.submit(model.read_block, 0)
         for index in range(count):
-            tensors = ahead.result()
-            if index + 1 < count:
-                ahead = reader.submit(model.read_block, index + 1)
+            parts = ahead.result() if ahead is not None else model.read_block(index)
+            # Variants hold several versions of a block: reading ahead would hold those of two.
+            ahead = reader.submit(model.read_block, index + 1) if index + 1 < count and model.count == 1 else None
             if index == 0:
-                first = batches[-1].ids[0].tolist()
-                model.check(first, [tensors, ahead.result()] if count > 1 else [tensors])
-                calls, hidden = _record(model, batches, count)
-            with model.holding(index, tensors):
-                for number in range(len(batches)):
-                    with watch(index, number):
-                        hidden[number] = model.run_block(index, calls[number][index], hidden[number])
-                    progress(stage, index + (number + 1) / len(batches), count, "blocks")
-            del tensors
+                _check(model, batches[-1], parts, ahead)
+                calls, hidden = _recorded(model, batches, count)
+            if parts.varied and len(hidden) < model.count:
+                hidden = [list(hidden[0]) for _ in range(model.count)]
+            for variant, states in enumerate(hidden):
+                model.select(variant)
+                own = calls[variant if len(calls) > 1 else 0]
+                with model.holding(index, parts.of(variant)):
+                    for number in range(len(batches)):
+                        with watch(index, number):
+                            states[number] = model.run_block(index, own[number][index], states[number])
+                        done = (variant + (number + 1) / len(batches)) / len(hidden)
+                        progress(stage, index + done, count, "blocks")
+            del parts
             finished(index)
-    return hidden
+    return hidden if len(hidden) == model.count else [hidden[0]] * model.count
+
+
+def _check(model: StreamedModel, batch: Batch, parts: Parts, ahead: Future[Parts] | None) -> None:
+    """Run the first blocks of the first variant both ways on a short text."""
+    loaded = [parts.of(0)] if ahead is None else [parts.of(0), ahead.result().of(0)]
+    model.check(batch.ids[0].tolist(), loaded)
+
+
+def _recorded(
+    model: StreamedModel, batches: Sequence[Batch], count: int
+) -> tuple[list[list[list[skeleton.Call]]], list[list[Tensor]]]:
+    """Calls and hidden states before the first block, of each variant where they differ there, else of all as one."""
+    calls, hidden = [], []
+    for variant in range(model.count if model.varied_outside else 1):
+        model.select(variant)
+        own_calls, own_hidden = _record(model, batches, count)
+        calls.append(own_calls)
+        hidden.append(own_hidden)
+    return calls, hidden
 
 
 def _record(
@@ -140,7 +167,7 @@ def replay(
     if not chosen or not used:
         return
     fed = [sample.ids[: sample.positions[-1] + 1] for sample in used]
-    model = StreamedModel(weights, fed, compute=compute)
+    model = StreamedModel(Single(weights), fed, compute=compute)
     batches = make_batches(fed)
     selected = [_selected(batch, used) for batch in batches]
     modules = {site.name: _module_of(weights, site) for site in chosen}

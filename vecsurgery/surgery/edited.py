@@ -4,7 +4,7 @@ Whatever reads a model reads this too; the writer is a walk over it.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from vecsurgery.linalg import Subspace
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe.numbers import value_at
 from vecsurgery.recipe.types import Step
-from vecsurgery.surgery.touches import Touch, geometry_names, touches
+from vecsurgery.surgery.touches import Rows, Touch, geometry_names, touches
 
 Subspaces = Callable[[str, str], Subspace]
 """(geometry name, stored tensor name of `into`) → the subspace of that tensor's site."""
@@ -55,10 +55,24 @@ class TensorEdit:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """The deltas of one tensor at their weights, seen as (out, in)."""
+
+    loaded: Mapping[str, Delta]
+    """As they came."""
+    live: Mapping[str, Delta]
+    """As the steps left them."""
+    facts: tuple[StepFacts, ...]
+    count: int
+    """How many deltas reach the tensor, those of weight 0 among them."""
+
+
+@dataclass(frozen=True)
 class Edited:
     """Weights that answer `read` by doing the surgery.
 
-    `subspaces(geometry, tensor)` hands out measured geometry; `weights` holds the recipe's numbers per delta.
+    `subspaces(geometry, tensor)` hands out measured geometry; `weights` holds the recipe's numbers per delta;
+    `coefficients` what the fits among the steps found, by step and tensor.
     """
 
     into: Weights
@@ -68,6 +82,7 @@ class Edited:
     subspaces: Subspaces
     weights: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "stored"
+    coefficients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -81,6 +96,7 @@ class Edited:
     def fingerprint(self) -> str:
         """Of what determines the result: `into`, the deltas, the steps as written and the geometry they use."""
         parts = [self.into.fingerprint, repr(self.steps), repr(sorted(self.weights.items())), self.dtype]
+        parts.append(repr(sorted((step, sorted(found.items())) for step, found in self.coefficients.items())))
         parts.append(getattr(self.subspaces, "fingerprint", ""))
         parts += [f"{name}={source.fingerprint}" for name, source in sorted(self.deltas.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -105,26 +121,32 @@ class Edited:
 
         `figures` keeps the summed delta before and after for measurements. Errors: InputError naming step and tensor.
         """
-        info = self.layout.tensors[tensor]
         base = self.into.read(tensor, rows)
-        loaded = self._load(info, rows)
-        if not loaded:
-            return TensorEdit(self._stored(base, base, tensor), changed=False)
-        live, facts = self._steps(info, loaded)
-        weighted = self._weighted(live, info)
-        if not weighted:
-            return TensorEdit(self._stored(base, base, tensor), changed=False, facts=tuple(facts))
-        total = _sum(weighted)
-        raw = _sum(self._weighted(loaded, info)) if figures else None
-        result = _added(base, total, transposed=info.matrix is not None and info.matrix.transposed)
+        terms = self.terms(tensor, rows)
+        if not terms.live:
+            return TensorEdit(self.stored(base, base, tensor), changed=False, facts=terms.facts)
+        total = summed(terms.live.values())
         return TensorEdit(
-            self._stored(result, base, tensor),
+            self.with_delta(base, total, tensor),
             True,
-            tuple(facts),
-            raw=raw,
+            terms.facts,
+            raw=summed(terms.loaded.values()) if figures else None,
             total=total if figures else None,
-            lone=len(loaded) == 1 and all(touch.rows is None for touch in self.touches[tensor]),
+            lone=terms.count == 1 and all(touch.rows is None for touch in self.touches[tensor]),
         )
+
+    def terms(self, tensor: str, rows: "slice | Tensor | None" = None) -> Terms:
+        """The deltas of one tensor, loaded and through the steps; those of weight 0 are left out."""
+        info = self.layout.tensors[tensor]
+        loaded = self._load(info, rows)
+        live, facts = self._steps(info, loaded)
+        return Terms(self._weighted(loaded, info), self._weighted(live, info), tuple(facts), len(loaded))
+
+    def with_delta(self, base: Tensor, delta: Delta, tensor: str) -> Tensor:
+        """W + D in the wider of their types and in stored orientation, rounded to the output type once."""
+        matrix = self.layout.tensors[tensor].matrix
+        result = _added(base, delta, transposed=matrix is not None and matrix.transposed)
+        return self.stored(result, base, tensor)
 
     def _load(self, info: TensorInfo, rows: "slice | Tensor | None") -> dict[str, Delta]:
         # W + (T − W) is T only in float64; products with a geometry stay in float32, as the model computes.
@@ -142,15 +164,19 @@ class Edited:
             if touch.effect == "drop":
                 for name in names:
                     del live[name]
-            elif touch.effect == "scale":
-                factor = number_for(touch.step.number, info, self.layout)
+            elif touch.effect in ("scale", "fit"):
+                factor = self._factor(touch, info)
                 for name in names:
-                    part = _rows_of(live[name], touch.rows).scaled(factor)
-                    live[name] = _with_rows(live[name], touch.rows, part)
-                    facts.append(StepFacts(touch.step.id, "scale", name, None, {"factor": factor}, ()))
+                    live[name] = scaled_rows(live[name], touch.rows, factor)
+                    facts.append(StepFacts(touch.step.id, touch.step.method, name, None, {"factor": factor}, ()))
             else:
                 facts += self._project(touch, info, live, names)
         return live, facts
+
+    def _factor(self, touch: Touch, info: TensorInfo) -> float:
+        if touch.effect == "scale":
+            return number_for(touch.step.number, info, self.layout)
+        return self.coefficients[touch.step.id][info.name]
 
     def _project(self, touch: Touch, info: TensorInfo, live: dict[str, Delta], names: list[str]) -> list[StepFacts]:
         """Run a projector on the named deltas (each alone unless it is joint); `live` receives the results."""
@@ -173,12 +199,12 @@ class Edited:
                 )
         return facts
 
-    def _weighted(self, deltas: Mapping[str, Delta], info: TensorInfo) -> list[Delta]:
-        weighted = []
+    def _weighted(self, deltas: Mapping[str, Delta], info: TensorInfo) -> dict[str, Delta]:
+        weighted = {}
         for name, delta in deltas.items():
             factor = number_for(self.weights.get(name, 1.0), info, self.layout)
             if factor != 0.0:
-                weighted.append(delta.scaled(factor))
+                weighted[name] = delta.scaled(factor)
         return weighted
 
     def _output_dtype(self, base: Tensor) -> torch.dtype:
@@ -186,7 +212,7 @@ class Edited:
             return base.dtype
         return getattr(torch, self.dtype)  # type: ignore[no-any-return]
 
-    def _stored(self, values: Tensor, base: Tensor, tensor: str) -> Tensor:
+    def stored(self, values: Tensor, base: Tensor, tensor: str) -> Tensor:
         """The values rounded to the output type, once. Errors: InputError where `into` or the result is not finite."""
         result = values.to(self._output_dtype(base))
         if result is base or not result.is_floating_point():
@@ -215,8 +241,9 @@ def _position(info: TensorInfo, layout: Layout) -> Literal["before", "block", "a
     return "after"
 
 
-def _sum(deltas: Sequence[Delta]) -> Delta:
+def summed(terms: Iterable[Delta]) -> Delta:
     """Their sum: factored where all are factored (factors side by side), dense otherwise."""
+    deltas = list(terms)
     if len(deltas) == 1:
         return deltas[0]
     factored = [delta for delta in deltas if isinstance(delta, Factored)]
@@ -238,11 +265,16 @@ def _added(base: Tensor, delta: Delta, *, transposed: bool) -> Tensor:
     return base.to(wide) + values
 
 
-def _rows_of(delta: Delta, rows: tuple[tuple[int, int], ...] | None) -> Delta:
+def scaled_rows(delta: Delta, rows: Rows | None, factor: float) -> Delta:
+    """The delta with these output rows (all of them for None) multiplied by `factor`."""
+    return _with_rows(delta, rows, _rows_of(delta, rows).scaled(factor))
+
+
+def _rows_of(delta: Delta, rows: Rows | None) -> Delta:
     return delta if rows is None else delta.select_rows(_indices(rows))
 
 
-def _with_rows(delta: Delta, rows: tuple[tuple[int, int], ...] | None, edited: Delta) -> Delta:
+def _with_rows(delta: Delta, rows: Rows | None, edited: Delta) -> Delta:
     """`delta` with `edited` in these rows."""
     if rows is None:
         return edited
@@ -251,7 +283,7 @@ def _with_rows(delta: Delta, rows: tuple[tuple[int, int], ...] | None, edited: D
     return Dense(values)
 
 
-def _indices(rows: tuple[tuple[int, int], ...]) -> Tensor:
+def _indices(rows: Rows) -> Tensor:
     return torch.cat([torch.arange(start, stop) for start, stop in rows])
 
 

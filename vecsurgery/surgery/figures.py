@@ -4,6 +4,7 @@ Intended and stored figures stand side by side: where the change is smaller than
 rounding puts back what a projector removed, and nobody would see it in the intended numbers.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,17 +62,22 @@ class _Bias:
 
 
 def _known(edit: TensorEdit) -> tuple[_Bias, _Bias] | None:
-    """The raw and the intended change where one step on one delta is all there was: its facts, at the delta's weight.
+    """The raw and the intended change where one projector on one delta, and numbers behind it, are all there was: its
+    facts, at the delta's weight.
 
     Spares two of four products with the directions. None where the facts do not say it.
     """
-    if not edit.lone or len(edit.facts) != 1 or edit.raw is None or not edit.facts[0].facts.keys() >= _NEEDED:
+    if not edit.lone or edit.raw is None or not edit.facts[0].facts.keys() >= _NEEDED:
+        return None
+    if any(fact.facts.keys() != {"factor"} for fact in edit.facts[1:]):
         return None
     facts = edit.facts[0].facts
+    gain = math.prod(fact.facts["factor"] for fact in edit.facts[1:])
     norm = edit.raw.squared_norm() ** 0.5
     weight = norm / facts["norm"] if facts["norm"] > 0.0 else 0.0
     before = _Bias(weight**2 * facts["rab"], norm, 0.0)
-    return before, _Bias(weight**2 * facts["rab_after"], norm * facts["norm_ratio"], facts["leak"])
+    after = (gain * weight) ** 2 * facts["rab_after"]
+    return before, _Bias(after, norm * facts["norm_ratio"] * abs(gain), facts["leak"])
 
 
 def _used(facts: tuple[StepFacts, ...]) -> dict[str, int]:

@@ -13,20 +13,22 @@ from vecsurgery.errors import InputError
 from vecsurgery.recipe.selection import selects
 from vecsurgery.recipe.types import Step
 
-Effect = Literal["edit", "scale", "left out", "source", "drop"]
+Effect = Literal["edit", "scale", "fit", "left out", "source", "drop"]
+Rows = tuple[tuple[int, int], ...]
+"""Output rows as half-open intervals."""
 
 
 @dataclass(frozen=True)
 class Touch:
     """What one step does with one tensor.
 
-    `rows`: output rows that are edited, as half-open intervals, where the step selects only parts of a fused matrix;
+    `rows`: output rows that are edited, where the step selects only parts of a fused matrix;
     None for all of them.
     """
 
     step: Step
     effect: Effect
-    rows: tuple[tuple[int, int], ...] | None = None
+    rows: Rows | None = None
 
 
 def geometry_names(step: Step) -> tuple[str, ...]:
@@ -59,10 +61,10 @@ def touches(steps: Sequence[Step], layout: Layout) -> dict[str, tuple[Touch, ...
             _refuse_siteless(step, layout)
         matched = 0
         for name, info in layout.tensors.items():
-            touch = _scale(step, info) if step.verb == "scale" else _project(step, info)
+            touch = _touch(step, info, table[name])
             if touch is not None:
                 table[name].append(touch)
-                matched += touch.effect in ("edit", "scale")
+                matched += touch.effect in ("edit", "scale", "fit")
         if not matched:
             raise InputError(
                 f"step {step.id!r} (line {step.line}): its selection (modules, layers, where, except) matches no "
@@ -78,6 +80,34 @@ def _roles(matrix: Matrix | None) -> tuple[str, ...]:
 
 def _selected(step: Step, info: TensorInfo) -> bool:
     return selects(step.selection, name=info.name, layer=info.layer, roles=_roles(info.matrix))
+
+
+def _touch(step: Step, info: TensorInfo, above: Sequence[Touch]) -> Touch | None:
+    if step.verb == "project":
+        return _project(step, info)
+    return _scale(step, info) if step.verb == "scale" else _fit(step, info, above)
+
+
+def _fit(step: Step, info: TensorInfo, above: Sequence[Touch]) -> Touch | None:
+    """A fit takes the matrices, and the rows of fused ones, of the nearest projector above on its delta; where there is
+    none, every block matrix."""
+    if not is_block_matrix(info) or not _selected(step, info):
+        return None
+    (delta,) = step.selection.deltas
+    projected = [touch for touch in above if touch.step.verb == "project" and delta in touch.step.selection.deltas]
+    if not projected:
+        return Touch(step, "fit", _partial_rows(step, info.matrix))
+    if projected[-1].effect != "edit":
+        return None
+    return Touch(step, "fit", _common_rows(projected[-1].rows, _partial_rows(step, info.matrix)))
+
+
+def _common_rows(first: Rows | None, second: Rows | None) -> Rows | None:
+    """Rows that lie in both; None stands for all of them."""
+    if first is None or second is None:
+        return second if first is None else first
+    shared = ((max(a, c), min(b, d)) for a, b in first for c, d in second)
+    return tuple((start, stop) for start, stop in shared if start < stop)
 
 
 def _scale(step: Step, info: TensorInfo) -> Touch | None:
@@ -99,7 +129,7 @@ def _others(step: Step) -> Effect:
     return "drop" if treatment == "drop" else "source"
 
 
-def _partial_rows(step: Step, matrix: Matrix | None) -> tuple[tuple[int, int], ...] | None:
+def _partial_rows(step: Step, matrix: Matrix | None) -> Rows | None:
     """Rows of the selected parts where a selection by `modules` takes only some parts of a fused matrix."""
     modules = step.selection.modules
     if matrix is None or modules is None or set(_roles(matrix)) <= set(modules):
