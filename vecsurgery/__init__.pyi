@@ -2,6 +2,7 @@ from .surgery import Edited as Edited
 from .surgery import Plan as Plan
 from .surgery import check as check
 from .surgery import edit as edit
+from .surgery import evaluate as evaluate
 from .surgery import measure as measure
 from .surgery import plan as plan
 from .surgery import reproduce as reproduce

@@ -60,7 +60,7 @@ def prepare(
     """
     rows = read_rows(spec.data, spec.rows)
     unique = _first_of_each(rows)
-    make = _maker(spec, tokenizer, rule, skip_first, _max_length(spec, context))
+    make = sample_maker(spec, tokenizer, rule, skip_first, longest(spec, context))
     in_order = _take(unique, make, spec) if spec.limit is None or len(unique) <= spec.limit else None
     taken = _take(_shuffled(unique, spec.seed), make, spec) if in_order is None or in_order.full else in_order
     samples = tuple(outcome.sample for outcome in taken.outcomes if outcome.sample is not None)
@@ -88,7 +88,8 @@ def _first_of_each(rows: Iterable[Row]) -> list[Row]:
     return list(unique.values())
 
 
-def _max_length(spec: DataSpec, context: int | None) -> int:
+def longest(spec: DataSpec, context: int | None) -> int:
+    """`max_length` of a data source: as the spec says, else min(context, 2048). Raises InputError above the context."""
     if spec.max_length is None:
         return min(context or _LONGEST, _LONGEST)
     if context is not None and spec.max_length > context:
@@ -98,10 +99,10 @@ def _max_length(spec: DataSpec, context: int | None) -> int:
     return spec.max_length
 
 
-def _maker(
+def sample_maker(
     spec: DataSpec, tokenizer: "PreTrainedTokenizerFast", rule: TokenRule, skip_first: int, max_length: int
 ) -> Callable[[Row], _Outcome]:
-    """The function that makes one sample; it remembers, because a bound limit walks the rows a second time."""
+    """The function that makes one sample ; it remembers, because a bound limit walks the rows a second time."""
     render = renderer(tokenizer, spec.template, _tags(rule))
     opening = opening_ids(tokenizer)
     known: dict[str, _Outcome] = {}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from vecsurgery.errors import InputError
 
 _FORMS: tuple[tuple[str, ...], ...] = (("text",), ("prompt", "response"), ("messages",), ("question", "answer"))
 _EXPECTED = "{text}, {prompt, response}, {prompt, reasoning, response}, {messages} or {question, answer}"
+ALTERNATIVES = ("paraphrased_answer", "perturbed_answer")
+"""TOFU's fields for the same answer in other words, and for wrong answers in the same words."""
 _RAIN_MARK = "related_prompt_list"
 
 
@@ -20,7 +22,8 @@ class Row:
     """One row: either running `text`, or `turns` that ask and a `response` that answers, with optional `reasoning`.
 
     `turns`: (role, content) pairs before the response. `asked`: the row came as question and answer (TOFU's fields).
-    `where`: "file:line" for messages.
+    `where`: "file:line" for messages. `alternatives`: TOFU's other answers to the question, as the file has them (see
+    `variants`); they are no part of the row's identity.
     """
 
     where: str
@@ -29,6 +32,7 @@ class Row:
     reasoning: str | None = None
     response: str = ""
     asked: bool = False
+    alternatives: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def identity(self) -> str:
@@ -42,7 +46,8 @@ def read_rows(files: Sequence[Path], rows: tuple[int, int] | None = None) -> lis
     """All rows of the files, one file after the other, repeats included.
 
     `rows`: first and last row to use, 0-based and inclusive, counted over all files together.
-    Fields that no row form uses (identifiers, sources, TOFU's paraphrased and perturbed answers) are passed over.
+    Fields that no row form uses (identifiers, sources) are passed over; TOFU's paraphrased and perturbed answers are
+    kept as they are and looked at by whoever asks for them.
     Raises InputError with file and line for data that cannot be read, lacks a field or has one of the wrong type.
     """
     names = ", ".join(str(path) for path in files)
@@ -85,6 +90,7 @@ def _row(entry: Entry) -> Row:
         reasoning=_reasoning(fields, where),
         response=_string(fields, reply, where),
         asked=ask == "question",
+        alternatives={name: fields[name] for name in ALTERNATIVES if name in fields},
     )
 
 

@@ -1,7 +1,7 @@
 """Measures of a model's behaviour: how well it answers.
 
-Lives here: measures over any `Weights`, by the same streaming passes as everything else. May not: change a weight,
-or know of recipes and steps.
+Lives here: measures over any `Weights`, by the same streaming passes as everything else; measures of what a loaded
+model writes; their names, formulas and files. May not: change a weight, or know of recipes and steps.
 """
 
 import lazy_loader

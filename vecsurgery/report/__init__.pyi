@@ -1,3 +1,6 @@
+from .evaluated import evaluation_picture as evaluation_picture
+from .evaluated import evaluation_text as evaluation_text
+from .evaluated import require_picture as require_picture
 from .outcome import verdict as verdict
 from .outcome import warnings as warnings
 from .page import html as html

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _INK = "#010203"
 """A colour nothing else uses; becomes currentColor in the SVG."""
 _BEFORE, _INTENDED, _STORED = "#9aa0a6", "#e8912d", "#2f7fd0"
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vecsurgery",
     "font.size": 9.0,
@@ -42,7 +42,7 @@ def layers(record: Record, geometry: str) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(9.0, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         _bias(left, changes)

@@ -9,4 +9,5 @@ from .calls import edit as edit
 from .calls import weights_of as weights_of
 from .calls import write as write
 from .edited import Edited as Edited
+from .evaluating import evaluate as evaluate
 from .planning import Plan as Plan

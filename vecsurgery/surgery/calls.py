@@ -32,7 +32,7 @@ from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry, measure
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe import parse_number, parse_reference, parse_steps
-from vecsurgery.recipe.types import Step
+from vecsurgery.recipe.types import Reference, Step
 from vecsurgery.surgery.checking import check_distinct, check_fit
 from vecsurgery.surgery.edited import Edited
 from vecsurgery.surgery.geometries import SiteReader
@@ -54,12 +54,19 @@ def weights_of(model: "Model", *, config: Any = None) -> Weights:
     `config`: the transformers configuration, needed for a state dict. Raises: InputError.
     """
     if isinstance(model, str | Path):
-        reference = parse_reference(str(model), Path.cwd())
+        reference = _reference(str(model))
         stored = Stored(resolve(reference))
         return stored if reference.adapter is None else WithAdapter(stored, resolve(reference.adapter))
     if isinstance(model, Stored | InMemory | Edited | WithAdapter):
         return model
     return InMemory(model, config)
+
+
+def _reference(text: str) -> Reference:
+    try:
+        return parse_reference(text, Path.cwd())
+    except ValueError as error:
+        raise InputError(f"opening the model {text!r}: {error}") from error
 
 
 def edit(
@@ -199,7 +206,7 @@ def _parts(given: Any) -> list[Any]:
 
 def _source(name: str, given: Any, into: Weights) -> DeltaSource:
     if isinstance(given, Mapping) and set(given) == {"adapter"}:
-        return Adapter(name, resolve(parse_reference(str(given["adapter"]), Path.cwd())), into)
+        return Adapter(name, resolve(_reference(str(given["adapter"]))), into)
     if isinstance(given, tuple) and len(given) != 2:
         raise InputError(
             f"deltas[{name!r}]: expected (tuned, base), tuned alone or {{'adapter': folder}}, got {len(given)} models"

@@ -1,0 +1,215 @@
+"""Streamed measures: what a model makes of the true answers, all data sources in one pass over its weights."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vecsurgery.calibration import Sample, Samples, Variants
+from vecsurgery.checkpoint.types import Weights
+from vecsurgery.errors import InputError
+from vecsurgery.evaluation.catalogue import FORGET
+from vecsurgery.evaluation.types import Figure, Measured
+from vecsurgery.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from vecsurgery.forward import Compute, TokenScores
+
+_SMALL = 1e-10
+"""Keeps a ratio finite where the right answer has no probability; open-unlearning's number."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data source as one model reads it. `variants`: other answers of each sample, or nothing."""
+
+    samples: Samples
+    variants: Sequence[Variants] = ()
+
+
+def measure_answers(
+    weights: Weights,
+    samples: Samples,
+    *,
+    variants: Sequence[Variants] = (),
+    role: str = "",
+    compute: "Compute" = "float32",
+    stage: str = "evaluating",
+    progress: Progress = silent,
+) -> Measured:
+    """The streamed figures of one data source: `measure_sources` with one source, `role` its name.
+
+    Example:
+
+        measure_answers(Stored(folder), prepare(spec, load_tokenizer(folder)))["capped_loss"]
+    """
+    sources = {role: Source(samples, variants)}
+    return measure_sources(weights, sources, compute=compute, stage=stage, progress=progress)[role]
+
+
+def measure_sources(
+    weights: Weights,
+    sources: Mapping[str, Source],
+    *,
+    compute: "Compute" = "float32",
+    stage: str = "evaluating",
+    progress: Progress = silent,
+) -> dict[str, Measured]:
+    """Every figure that needs no generation, of all data sources, in one streaming pass.
+
+    Rows with an answer give capped loss, NLL, token and row probability and accuracy, those with wrong answers beside
+    it the truth ratio (and its parts); rows without an answer (running text) give perplexity, where every token but
+    the first counts. See `catalogue.MEASURES` for formulas. The name `forget` decides how truth ratios are averaged.
+
+    Args:
+        weights: any weights.
+        sources: name → samples, with the variants of each.
+
+    Raises:
+        InputError: nothing to score, or logits that are not finite.
+    """
+    asked = [request for source in sources.values() for request in requests(source)]
+    for name, source in sources.items():
+        if not requests(source):
+            raise InputError(f"evaluating {name}: no token of its {len(source.samples.samples)} samples can be scored")
+    scores = _scores(weights, asked, compute, stage, progress)
+    vocabulary = int(weights.config.get_text_config().vocab_size)
+    found, start = {}, 0
+    for name, source in sources.items():
+        count = len(requests(source))
+        found[name] = figures(source, scores[start : start + count], vocabulary=vocabulary, role=name)
+        start += count
+    return found
+
+
+def figures(source: Source, scores: Sequence["TokenScores"], *, vocabulary: int, role: str = "") -> Measured:
+    """The figures of one source from the scores of its requests (see `requests`); `vocabulary`: tokens of the model."""
+    samples = source.samples.samples
+    own, rest = scores[: len(samples)], list(scores[len(samples) :])
+    answers = {str(i): score for i, score in enumerate(own) if samples[i].answer}
+    texts = {str(i): score for i, score in enumerate(own) if not samples[i].answer and len(score.losses)}
+    found: dict[str, Figure] = {}
+    if answers:
+        found |= _answer_figures(answers, math.log(vocabulary))
+    if texts:
+        found["perplexity"] = _perplexity(texts)
+    paraphrased: dict[str, list[float]] = {}
+    perturbed: dict[str, list[float]] = {}
+    for i, variant in enumerate(source.variants):
+        for kind, chosen in ((paraphrased, variant.paraphrased), (perturbed, variant.perturbed)):
+            if chosen:
+                kind[str(i)] = [_mean(rest.pop(0)) for _ in chosen]
+    if perturbed and answers:
+        found |= _truth_figures({i: _mean(score) for i, score in answers.items()}, paraphrased, perturbed, role)
+    scored = sum(len(score.losses) for score in own)
+    return Measured(found, rows=len(answers) + len(texts), tokens=scored)
+
+
+def requests(source: Source) -> list[tuple[Sample, tuple[int, ...]]]:
+    """What is scored for a source, in order: its samples, then each row's paraphrased and perturbed answers.
+
+    Every entry is a sample with the tokens that count: the answer's, or all that something predicts.
+    """
+    own = [(sample, sample.answer or tuple(range(1, len(sample.ids)))) for sample in source.samples.samples]
+    others = [(sample, sample.answer) for each in source.variants for sample in (*each.paraphrased, *each.perturbed)]
+    return own + others
+
+
+def _scores(
+    weights: Weights,
+    asked: Sequence[tuple[Sample, tuple[int, ...]]],
+    compute: "Compute",
+    stage: str,
+    progress: Progress,
+) -> list["TokenScores"]:
+    from vecsurgery.forward import token_scores
+
+    samples, positions = [sample for sample, _ in asked], [chosen for _, chosen in asked]
+    scores = token_scores(weights, samples, positions=positions, compute=compute, stage=stage, progress=progress)
+    for sample, score in zip(samples, scores, strict=True):
+        if not bool(score.losses.isfinite().all()):
+            raise InputError(
+                f"{sample.where}: the model's logits are not finite (NaN or infinity) on this row; look for broken "
+                "weights with `vecsurgery check --weights`"
+            )
+    return scores
+
+
+def _answer_figures(answers: Mapping[str, "TokenScores"], limit: float) -> dict[str, Figure]:
+    nll = {i: _mean(score) for i, score in answers.items()}
+    capped = {i: score.losses.clamp(max=limit).mean().item() for i, score in answers.items()}
+    tokens = {i: score.losses.neg().exp().mean().item() for i, score in answers.items()}
+    hits = {i: score.hits.double().mean().item() for i, score in answers.items()}
+    return {
+        "capped_loss": _averaged(capped),
+        "nll": _averaged(nll),
+        "token_probability": _averaged(tokens),
+        "row_probability": _probabilities(nll),
+        "accuracy": _averaged(hits),
+    }
+
+
+def _perplexity(texts: Mapping[str, "TokenScores"]) -> Figure:
+    total = math.fsum(float(score.losses.sum()) for score in texts.values())
+    count = sum(len(score.losses) for score in texts.values())
+    entries = {i: {"avg_loss": _mean(score), "tokens": len(score.losses)} for i, score in texts.items()}
+    return Figure(_exp(total / count), entries, "avg_loss")
+
+
+def _truth_figures(
+    own: Mapping[str, float],
+    paraphrased: Mapping[str, list[float]],
+    perturbed: Mapping[str, list[float]],
+    role: str,
+) -> dict[str, Figure]:
+    """Truth ratio of every row with wrong answers; without a paraphrased right one, the row's own answer is right."""
+    ratios = {}
+    for i, wrong in perturbed.items():
+        right = paraphrased.get(i, [own[i]]) if i in own else paraphrased.get(i)
+        if right is not None:
+            ratios[i] = math.exp(-_average(wrong)) / (math.exp(-_average(right)) + _SMALL)
+    found = {"perturbed_probability": _several(perturbed)}
+    if paraphrased:
+        found["paraphrased_probability"] = _several(paraphrased)
+    if ratios:
+        value = _average([_truthful(ratio, role) for ratio in ratios.values()])
+        found["truth_ratio"] = Figure(value, {i: {"score": ratio} for i, ratio in ratios.items()})
+    return found
+
+
+def _truthful(ratio: float, role: str) -> float:
+    """A row's part of the aggregate: on forget data best where both answers are equally likely, else where R is low."""
+    return min(ratio, 1 / (ratio + _SMALL)) if role == FORGET else max(0.0, 1 - ratio)
+
+
+def _several(losses: Mapping[str, list[float]]) -> Figure:
+    """Row probabilities of several answers to each question; one answer is a number, more are a list."""
+    entries: dict[str, dict[str, Any]] = {}
+    for i, each in losses.items():
+        probabilities = [math.exp(-loss) for loss in each]
+        one = len(each) == 1
+        entries[i] = {"prob": probabilities[0] if one else probabilities, "avg_loss": each[0] if one else each}
+    means = [_average([math.exp(-loss) for loss in each]) for each in losses.values()]
+    return Figure(_average(means), entries, "prob")
+
+
+def _probabilities(nll: Mapping[str, float]) -> Figure:
+    entries = {i: {"prob": math.exp(-loss), "avg_loss": loss} for i, loss in nll.items()}
+    return Figure(_average([entry["prob"] for entry in entries.values()]), entries, "prob")
+
+
+def _averaged(values: Mapping[str, float]) -> Figure:
+    return Figure(_average(list(values.values())), {i: {"score": value} for i, value in values.items()})
+
+
+def _average(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _mean(score: "TokenScores") -> float:
+    return float(score.losses.mean())
+
+
+def _exp(value: float) -> float:
+    """e to the power; infinity where that is beyond float64."""
+    return math.exp(value) if value < 709 else math.inf

@@ -1,0 +1,124 @@
+"""An evaluation as plain text and as a picture: measures down, models across, one block for each data source."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vecsurgery.errors import InputError, RunError
+from vecsurgery.evaluation.catalogue import FORGET, measure, order
+from vecsurgery.evaluation.types import Evaluation
+from vecsurgery.report.numbers import counted, number
+from vecsurgery.report.pictures import STYLE
+from vecsurgery.report.plain import table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SUFFIXES = (".svg", ".png")
+_COLOURS = ("#2f7fd0", "#e8912d", "#4c9f70", "#b0539c", "#9aa0a6", "#c44536", "#6c5bb5", "#7a6a53")
+_PANELS = 4
+"""Beside each other."""
+
+
+def evaluation_text(evaluation: Evaluation) -> str:
+    """Aligned tables, one for each data source: a measure a line, with its unit, and a model a column."""
+    labels = [model.label for model in evaluation.models]
+    blocks = []
+    for data in _sources(evaluation):
+        rows = []
+        for name in _shown(evaluation, data):
+            described = measure(name)
+            values = [evaluation.value(label, data, name) for label in labels]
+            rows.append([described.title, described.unit, *(_cell(value) for value in values)])
+        if rows:
+            blocks.append([_title(evaluation, data), *table(["measure", "unit", *labels], rows, left=2)])
+    warnings = [f"- {line}" for line in evaluation.warnings]
+    blocks.append([f"Warnings ({len(warnings)})", *warnings] if warnings else [])
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def require_picture(path: Path) -> None:
+    """Refuse a picture that could not be written, before anything is measured. Raises InputError."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"drawing into {path}: expected a file name that ends in {' or '.join(_SUFFIXES)}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"drawing into {path}: there is no folder {path.absolute().parent}")
+
+
+def evaluation_picture(evaluation: Evaluation, path: Path) -> None:
+    """Draw a bar for each model in a panel for each measure of each data source, into an .svg or .png file.
+
+    The same evaluation gives the same bytes of SVG. Raises InputError for another ending, or where there is nothing to
+    draw; RunError where the file cannot be written.
+    """
+    require_picture(path)
+    panels = [(data, name) for data in _sources(evaluation) for name in _shown(evaluation, data)]
+    if not panels:
+        raise InputError(f"drawing into {path}: there is no figure to draw")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style = STYLE | {name: "#202124" for name, value in STYLE.items() if str(value).startswith("#")}
+    across = min(_PANELS, len(panels))
+    down = -(-len(panels) // across)
+    height = 0.7 + 0.24 * len(evaluation.models)
+    with rc_context(style):
+        figure = Figure(figsize=(2.9 * across, max(1.2, height) * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False)
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            _bars(axes, evaluation, *panel)
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_visible(False)
+        metadata = {"Date": None, "Creator": None} if path.suffix.lower() == ".svg" else {"Software": None}
+        try:
+            figure.savefig(path, format=path.suffix.lower()[1:], dpi=150, facecolor="white", metadata=metadata)
+        except OSError as error:
+            raise RunError(f"drawing into {path}: {error.strerror or error}") from error
+
+
+def _bars(axes: "Axes", evaluation: Evaluation, data: str, name: str) -> None:
+    described = measure(name)
+    for place, model in enumerate(evaluation.models):
+        value = evaluation.value(model.label, data, name)
+        length = value if value is not None and math.isfinite(value) else 0.0
+        axes.barh(place, length, color=_COLOURS[place % len(_COLOURS)], height=0.72)
+        axes.annotate(f" {_cell(value)}", (length, place), va="center", fontsize=7)
+    axes.set_yticks(range(len(evaluation.models)), [model.label for model in evaluation.models], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.25)
+    axes.set_xlim(left=0.0)
+    axes.tick_params(axis="x", labelsize=7)
+    unit = f" ({described.unit})" if described.unit else ""
+    axes.set_title(f"{data}: {described.title}{unit}", loc="left", fontsize=8)
+
+
+def _sources(evaluation: Evaluation) -> list[str]:
+    """Data sources in the order in which they were named, then those that only files have."""
+    found = dict.fromkeys(evaluation.data)
+    for model in evaluation.models:
+        found |= dict.fromkeys(model.data)
+    return list(found)
+
+
+def _shown(evaluation: Evaluation, data: str) -> list[str]:
+    """Measures of a data source that tables show: those that some model has."""
+    names = {name for model in evaluation.models if data in model.data for name in model.data[data].figures}
+    return [name for name in order(names) if measure(name).shown]
+
+
+def _title(evaluation: Evaluation, data: str) -> str:
+    measured = [model.data[data] for model in evaluation.models if data in model.data]
+    rows = sorted({each.rows for each in measured if each.rows})
+    count = (
+        "" if not rows else f": {counted(rows[0], 'row')}" if len(rows) == 1 else f": {rows[0]:,} to {rows[-1]:,} rows"
+    )
+    return f"{data}{count}" + (" (should be forgotten)" if data == FORGET else "")
+
+
+def _cell(value: float | None) -> str:
+    """Three significant digits, with those of small values in full; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value == float("inf"):
+        return "∞"
+    return number(value) if value == 0 or abs(value) >= 1000 else f"{value:.3g}"
