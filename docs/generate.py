@@ -37,17 +37,20 @@ _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 def keys() -> str:
     """One table for each map of the recipe language."""
-    from vecsurgery import projectors
+    from vecsurgery import methods
     from vecsurgery.recipe import grammar
 
     parts = [
         _table("Top level", grammar.RecipeKeys),
         _table("`deltas.NAME`", grammar.DeltaKeys),
-        _table("`geometry.NAME`", grammar.GeometryKeys),
+        _table("Data keys, of `geometry.NAME`, `evaluate.NAME`, every `fit` and every gate", grammar.DataKeys),
+        _table("`geometry.NAME`, beside the data keys", grammar.GeometryKeys, leave_out=grammar.DataKeys),
         _table("Every step", grammar.StepKeys),
         _table("`scale`", grammar.ScaleKeys, leave_out=grammar.StepKeys),
     ]
-    parts += [_table(f"`project: {name}`", each.options) for name, each in sorted(projectors.builtin().items())]
+    found = sorted(methods.builtin().values(), key=lambda each: (each.verb != "project", each.name))
+    parts += [_table(f"`{each.verb}: {each.name}`", each.options) for each in found]
+    parts.append(_table("Every entry of `gates`, beside the data keys", grammar.GateKeys, leave_out=grammar.DataKeys))
     return "\n\n".join([*parts, _table("`output`", grammar.OutputKeys)])
 
 
@@ -112,8 +115,8 @@ def _type(field: FieldInfo) -> str:
         return own
     bounds = [f"{_SIGNS[sign]} {value:g}" for sign, value in _bounds(field.metadata)]
     extra = field.json_schema_extra
-    if isinstance(extra, dict) and extra.get("reference") == "geometry":
-        return "name of a geometry"
+    if isinstance(extra, dict) and extra.get("reference") in ("geometry", "model"):
+        return "name of a geometry" if extra["reference"] == "geometry" else "model"
     return _cell(" ".join([_annotation(field.annotation), ", ".join(bounds)]).strip())
 
 
@@ -138,8 +141,11 @@ def _annotation(annotation: Any) -> str:
         return "list of maps"
     if origin is dict:
         return f"map of name to {_annotation(arguments[1])}"
+    if origin is tuple:
+        return f"[{', '.join(_annotation(each) for each in arguments)}]"
     if origin is list:
-        return f"list of {_annotation(arguments[0])}"
+        each = _annotation(arguments[0])
+        return "list of maps" if each == "map" else f"list of {each}"
     if hasattr(annotation, "__metadata__"):
         return _parsed(annotation.__metadata__) or _annotation(origin)
     if annotation is Any or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
@@ -153,6 +159,8 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is None or value == {} or value == [] or isinstance(value, BaseModel):
         return "–"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(f'{each:g}' for each in value)}]`"
     return f"`{value}`" if not isinstance(value, bool) else f"`{str(value).lower()}`"
 
 

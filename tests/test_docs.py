@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from support import models
 
 import vecsurgery
-from vecsurgery import projectors, recipe
+from vecsurgery import methods, recipe
 from vecsurgery.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -118,7 +118,7 @@ def first_use(models_of_the_readme: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("path", RECIPES, ids=_name)
 def test_a_shipped_recipe_validates(path: Path) -> None:
-    loaded = recipe.load(path, projectors.available(), require_files=False)
+    loaded = recipe.load(path, methods.available(), require_files=False)
     assert loaded.steps
 
 
@@ -129,7 +129,7 @@ def test_every_recipe_in_the_documentation_validates(page: Path, tmp_path: Path)
     for text in _blocks(page, "yaml"):
         written = tmp_path / "documented.yaml"
         written.write_text(text, encoding="utf-8")
-        recipe.load(written, projectors.available(), require_files=False)
+        recipe.load(written, methods.available(), require_files=False)
 
 
 @pytest.mark.parametrize(("where", "line"), _commands(), ids=[f"{where}: {line}" for where, line in _commands()])

@@ -10,8 +10,9 @@ import vecsurgery
 PACKAGE = Path(vecsurgery.__file__).parent
 ORDER = [
     "linalg", "recipe", "checkpoint", "delta", "calibration", "forward", "geometry", "projectors", "fits",
-    "evaluation", "report", "surgery", "demo", "cli",
+    "methods", "evaluation", "report", "surgery", "demo", "cli",
 ]  # fmt: skip
+"""Rooms from the lowest to the highest; `methods` is a module of its own between them."""
 FOUNDATION = {"errors", "progress"}
 ONLY = {"projectors": {"linalg", "delta"}, "fits": {"linalg", "delta"}, "linalg": set(), "recipe": set()}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "recipes" not in path.parts)
@@ -40,7 +41,7 @@ def test_a_room_imports_only_rooms_above_it(path: Path) -> None:
 
 def test_every_folder_of_the_package_is_a_room_with_a_docstring() -> None:
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert rooms == set(ORDER)
+    assert rooms == set(ORDER) - {"methods"}
     for room in rooms:
         docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
         assert docstring, room

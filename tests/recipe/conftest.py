@@ -1,4 +1,4 @@
-"""Two small methods and a folder with a recipe's files, so that the language is tested without any projector."""
+"""Three small methods and a folder with a recipe's files, so that the language is tested without any projector."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,24 +38,38 @@ class Hard(BaseModel):
     rtol: float = Field(default=0.1, gt=0, lt=1, description="Where to cut.")
 
 
+class Louder(BaseModel):
+    """Multiply by what is found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(default=0.9, gt=0, le=1, description="Share that is aimed at.")
+    range: tuple[float, float] = Field(default=(1.0, 8.0), description="Least and largest factor.")
+    like: str | None = Field(default=None, description="A model.", json_schema_extra={"reference": "model"})
+
+
 @dataclass(frozen=True)
 class SmallMethod:
     name: str
     options: type[BaseModel]
-    joint: bool = False
+    verb: Literal["project", "fit"] = "project"
 
 
 @pytest.fixture
 def methods() -> Mapping[str, Method]:
-    return {"soft": SmallMethod("soft", Soft), "hard": SmallMethod("hard", Hard)}
+    return {
+        "soft": SmallMethod("soft", Soft),
+        "hard": SmallMethod("hard", Hard),
+        "louder": SmallMethod("louder", Louder, "fit"),
+    }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with two models, an adapter, and two data files."""
+    """A folder with two models, an adapter, and data files."""
     for name in ("original", "tuned", "adapter"):
         (tmp_path / name).mkdir()
-    for name in ("retain.jsonl", "more.jsonl", "chat.jinja", "old.safetensors"):
+    for name in ("retain.jsonl", "more.jsonl", "forget.jsonl", "test.jsonl", "chat.jinja", "old.safetensors"):
         (tmp_path / name).touch()
     return tmp_path
 

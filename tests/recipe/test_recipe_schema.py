@@ -47,7 +47,7 @@ def test_every_option_carries_its_sentence_and_default(methods: Mapping[str, Met
     assert by_title["project: hard"]["rtol"]["description"] == "Where to cut."
     assert "reference" not in by_title["project: hard"]["geometry"]
     for properties in by_title.values():
-        assert all(key == "project" or "description" in value for key, value in properties.items())
+        assert all(key in ("project", "fit") or "description" in value for key, value in properties.items())
 
 
 def test_the_schema_does_not_change_from_call_to_call(methods: Mapping[str, Method]) -> None:
@@ -55,7 +55,7 @@ def test_the_schema_does_not_change_from_call_to_call(methods: Mapping[str, Meth
 
 
 @pytest.mark.parametrize("name", shipped.names())
-def test_shipped_recipes_validate_with_the_projectors_of_this_package(name: str) -> None:
-    from vecsurgery import projectors
+def test_shipped_recipes_validate_with_the_methods_of_this_package(name: str) -> None:
+    from vecsurgery import methods
 
-    jsonschema.validate(yaml.safe_load(shipped.text(name)), schema(projectors.builtin()))
+    jsonschema.validate(yaml.safe_load(shipped.text(name)), schema(methods.builtin()))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vecsurgery import projectors
+from vecsurgery import methods
 from vecsurgery.errors import InputError
 from vecsurgery.recipe import load, shipped
 
@@ -17,7 +17,7 @@ def test_both_recipes_are_shipped() -> None:
 def test_a_shipped_recipe_is_valid_and_says_how_to_run_it(name: str, tmp_path: Path) -> None:
     path = shipped.copy(name, tmp_path)
     assert path == tmp_path / f"{name}.yaml"
-    load(path, projectors.builtin(), require_files=False)
+    load(path, methods.builtin(), require_files=False)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert f"vecsurgery new {name}" in text

@@ -78,14 +78,14 @@ def _(work: Workspace) -> None:
     work.recipe["steps"][0]["strength"] = 1.0
 
 
-@case("a verb of no release", "fit")
+@case("a verb of no release", "merge", "fit")
 def _(work: Workspace) -> None:
-    work.recipe["steps"].append({"fit": "amplify", "data": "retain.jsonl"})
+    work.recipe["steps"].append({"merge": "ties", "as": "both"})
 
 
-@case("gates are unknown", "gates")
+@case("a projector where a fit is wanted", "write project: retain_energy")
 def _(work: Workspace) -> None:
-    work.recipe["gates"] = []
+    work.recipe["steps"].append({"fit": "retain_energy", "data": "retain.jsonl"})
 
 
 @case("another output format", "format")

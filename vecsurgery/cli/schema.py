@@ -17,10 +17,10 @@ def command(out: Path | None) -> None:
     Example (then name the file in the editor's YAML settings):
       vecsurgery schema --out vecsurgery.schema.json
     """
-    from vecsurgery import projectors, recipe
+    from vecsurgery import methods, recipe
     from vecsurgery.errors import InputError
 
-    text = json.dumps(recipe.schema(projectors.available()), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(recipe.schema(methods.available()), indent=2, ensure_ascii=False) + "\n"
     if out is None:
         click.echo(text, nl=False)
         return

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel
 
@@ -29,6 +29,8 @@ class Projector:
     `others` ("source" or "drop") says what becomes of tensors that are no block matrix.
     `joint`: the function wants all deltas of the step at once; otherwise it is called once per delta.
     """
+
+    verb: ClassVar[Literal["project"]] = "project"
 
     name: str
     options: type[BaseModel]

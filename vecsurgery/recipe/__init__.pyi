@@ -16,6 +16,7 @@ from .types import Between as Between
 from .types import DataSpec as DataSpec
 from .types import DeltaSpec as DeltaSpec
 from .types import FilteredNumber as FilteredNumber
+from .types import GateSpec as GateSpec
 from .types import GeometrySpec as GeometrySpec
 from .types import Output as Output
 from .types import Recipe as Recipe

@@ -6,13 +6,14 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from .grammar import TOP_LEVEL, DeltaKeys, GeometryKeys, OutputKeys
+from .grammar import TOP_LEVEL, DataKeys, DeltaKeys, GeometryKeys, OutputKeys
+from .judging import Judging
+from .named import Named
 from .numbers import parse_number
 from .problems import Problems, join, unknown
-from .references import absolute, parse_reference
-from .steps import NAME, Method, build_steps
+from .steps import NAME, Known, Method, build_steps
 from .tree import Node
-from .types import DataSpec, DeltaSpec, GeometrySpec, Output, Recipe, Reference
+from .types import DeltaSpec, GeometrySpec, Output, Recipe
 from .validation import check_keys, key_names, validated
 
 Built = TypeVar("Built")
@@ -22,7 +23,8 @@ class Builder:
     """Builds one recipe; every problem on the way is recorded, and the parts that are wrong come out as None."""
 
     def __init__(self, methods: Mapping[str, Method], problems: Problems, *, require_files: bool) -> None:
-        self.methods, self.problems, self.require_files = methods, problems, require_files
+        self.methods, self.problems = methods, problems
+        self.named = Named(problems, require_files=require_files)
 
     def recipe(self, root: Node, source: Path | None) -> Recipe | None:
         """The recipe of a tree (a map), or None where anything is wrong."""
@@ -30,12 +32,16 @@ class Builder:
         for key in ("into", "deltas"):
             if root.child(key) is None:
                 self.problems.add(root.place, key, "this key is required")
-        into = self.reference(root.child("into"), "into")
-        deltas = self.named(root.child("deltas"), "deltas", DeltaKeys, self.delta)
-        geometry = self.named(root.child("geometry"), "geometry", GeometryKeys, self.geometry)
-        steps = build_steps(root.child("steps"), self.methods, list(deltas), list(geometry), self.problems)
+        into = self.named.reference(root.child("into"), "into")
+        deltas = self.entries(root.child("deltas"), "deltas", _maps_of(DeltaKeys), self.delta)
+        geometry = self.entries(root.child("geometry"), "geometry", _maps_of(GeometryKeys), self.geometry)
+        known = Known(self.methods, list(deltas), list(geometry), self.named)
+        steps = build_steps(root.child("steps"), known, self.problems)
         weights = self.weights(root.child("weights"), list(deltas))
         output = self.output(root.child("output"))
+        paths = f"paths, lists of paths, or {_maps_of(DataKeys)}"
+        evaluate = self.entries(root.child("evaluate"), "evaluate", paths, self.named.rows)
+        gates = Judging(self.named, self.problems, list(evaluate)).gates(root.child("gates"))
         if self.problems or into is None or output is None:
             return None
         return Recipe(
@@ -45,19 +51,20 @@ class Builder:
             steps=steps,
             weights=weights,
             output=output,
+            evaluate={name: data for name, data in evaluate.items() if data is not None},
+            gates=gates,
             source=source,
         )
 
-    def named(
-        self, node: Node | None, path: str, keys: type[BaseModel], build: Callable[[Node, str], Built | None]
+    def entries(
+        self, node: Node | None, path: str, expected: str, build: Callable[[Node, str], Built | None]
     ) -> dict[str, Built | None]:
         """The entries of a map under names of the user's choice; None stands for one that is wrong."""
         if node is None:
             return {}
         if not isinstance(node.value, dict) or (path == "deltas" and not node.value):
             got = "an empty map" if node.value == {} else node.describe()
-            what = f"expected a map from names to maps with some of the keys {', '.join(key_names(keys))}; got {got}"
-            self.problems.add(node.place, path, what)
+            self.problems.add(node.place, path, f"expected a map from names to {expected}; got {got}")
             return {}
         for name, child in node.value.items():
             if not NAME.fullmatch(name):
@@ -69,7 +76,7 @@ class Builder:
         """One entry of `deltas`."""
         keys = validated(node, DeltaKeys, path, self.problems)
         given = {key: node.child(key) for key in ("tuned", "base", "adapter")}
-        built = {key: self.reference(child, join(path, key)) for key, child in given.items()}
+        built = {key: self.named.reference(child, join(path, key)) for key, child in given.items()}
         if isinstance(node.value, dict) and (given["tuned"] is None) == (given["adapter"] is None):
             got = "neither" if given["tuned"] is None else "both"
             self.problems.add(node.place, path, f"a delta has exactly one of the keys tuned and adapter; got {got}")
@@ -81,38 +88,26 @@ class Builder:
     def geometry(self, node: Node, path: str) -> GeometrySpec | None:
         """One entry of `geometry`."""
         keys = validated(node, GeometryKeys, path, self.problems)
-        data = self.files(node.child("data"), join(path, "data"))
-        named = node.child("template")
-        template = named if named is not None and named.value not in ("auto", "none") else None
-        templates = self.files(template, join(path, "template"))
-        model = self.reference(node.child("model"), join(path, "model"))
-        files = self.files(node.child("file"), join(path, "file"))
+        model = self.named.reference(node.child("model"), join(path, "model"))
+        files = self.named.files(node.child("file"), join(path, "file"))
+        data = self.named.data(node, path, keys)
         self._check_source(node, path)
-        if keys is None:
+        if keys is None or data is None:
             return None
         if files:
-            return GeometrySpec(data=None, file=files[0])
-        spec = DataSpec(
-            data=data,
-            template=str(templates[0]) if templates else keys.template,
-            rows=keys.rows,
-            limit=keys.limit,
-            max_tokens=keys.max_tokens,
-            max_length=keys.max_length,
-            seed=keys.seed,
-        )
-        return GeometrySpec(spec, model, keys.tokens, keys.skip_first, keys.max_directions)
+            return GeometrySpec(data=None, model=model, file=files[0])
+        return GeometrySpec(data, model, keys.tokens, keys.skip_first, keys.max_directions)
 
     def _check_source(self, node: Node, path: str) -> None:
-        """A geometry is either measured (`data`) or read (`file`, alone)."""
+        """A geometry is either measured (`data`) or read (`file`, at most with the `model` it was measured on)."""
         if not isinstance(node.value, dict):
             return
         file, data = node.child("file"), node.child("data")
         if file is None and data is None:
             self.problems.add(node.place, path, "a geometry needs data (to measure it) or file (one measured before)")
-        others = [key for key in node.value if key != "file" and node.child(key) is not None]
+        others = [key for key in node.value if key not in ("file", "model") and node.child(key) is not None]
         if file is not None and others:
-            what = f"file stands alone: what was measured is recorded in it; remove {', '.join(others)}"
+            what = f"file stands alone or with model: what was measured is recorded in it; remove {', '.join(others)}"
             self.problems.add(file.place, join(path, "file"), what)
 
     def weights(self, node: Node | None, deltas: list[str]) -> dict[str, object]:
@@ -141,34 +136,6 @@ class Builder:
         keys = validated(node, OutputKeys, "output", self.problems)
         return None if keys is None else Output(keys.format, keys.dtype, keys.shard_size, keys.keep_geometry)
 
-    def reference(self, node: Node | None, path: str) -> Reference | None:
-        """The model that a text names; None where there is none or it is wrong."""
-        if node is None:
-            return None
-        if not isinstance(node.value, str):
-            self.problems.add(node.place, path, f"expected a folder or a hub id; got {node.describe()}")
-            return None
-        try:
-            return parse_reference(node.value, node.place.folder, require_files=self.require_files)
-        except ValueError as error:
-            self.problems.add(node.place, path, str(error))
-            return None
 
-    def files(self, node: Node | None, path: str) -> tuple[Path, ...]:
-        """The files that a text or a list of texts names, relative to where they are stated."""
-        found = []
-        for index, child, text in node.texts() if node is not None else ():
-            where = path if index is None else join(path, index)
-            try:
-                file = absolute(text, child.place.folder)
-                kind = "file" if file.is_file() else "folder" if file.is_dir() else None
-            except (OSError, RuntimeError, ValueError) as error:
-                self.problems.add(child.place, where, f"the path {text!r} cannot be used: {error}")
-                continue
-            if kind == "folder":
-                self.problems.add(child.place, where, f"{file} is a folder; expected a file")
-            elif kind is None and self.require_files:
-                what = f"there is no file {file} (relative paths start at the folder of the recipe)"
-                self.problems.add(child.place, where, what)
-            found.append(file)
-        return tuple(found)
+def _maps_of(keys: type[BaseModel]) -> str:
+    return f"maps with some of the keys {', '.join(key_names(keys))}"

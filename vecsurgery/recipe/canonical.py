@@ -11,7 +11,7 @@ from .numbers import plain_number
 from .references import canonical
 from .selection import plain_layers
 from .tree import Loader
-from .types import DeltaSpec, GeometrySpec, Recipe, Reference, Selection, Step
+from .types import DataSpec, DeltaSpec, GateSpec, GeometrySpec, Recipe, Reference, Selection, Step
 from .validation import key_names
 
 
@@ -58,8 +58,18 @@ def with_references(recipe: Recipe, change: Callable[[Reference], Reference]) ->
             for name, delta in recipe.deltas.items()
         },
         geometry={name: replace(geometry, model=changed(geometry.model)) for name, geometry in recipe.geometry.items()},
+        steps=tuple(_with_models(step, change) for step in recipe.steps),
     )
     return replace(recipe, text=canonical_text(recipe))
+
+
+def _with_models(step: Step, change: Callable[[Reference], Reference]) -> Step:
+    """The step with its models changed, in `models` and in the options alike."""
+    if not step.models or step.options is None:
+        return step
+    models = {key: change(model) for key, model in step.models.items()}
+    named = {key: canonical(model) for key, model in models.items()}
+    return replace(step, models=models, options=step.options.model_copy(update=named))
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -76,6 +86,8 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
             "shard_size": recipe.output.shard_size,
             "keep_geometry": recipe.output.keep_geometry,
         },
+        "evaluate": {name: _data(data) for name, data in recipe.evaluate.items()},
+        "gates": [_gate(gate) for gate in recipe.gates],
     }
 
 
@@ -85,28 +97,45 @@ def _delta(delta: DeltaSpec) -> dict[str, str]:
 
 
 def _geometry(geometry: GeometrySpec) -> dict[str, Any]:
+    model = None if geometry.model is None else canonical(geometry.model)
     if geometry.data is None:
-        return {"file": str(geometry.file)}
-    data = geometry.data
-    values = {
-        "data": [str(path) for path in data.data],
-        "template": data.template,
-        "rows": None if data.rows is None else f"{data.rows[0]}-{data.rows[1]}",
-        "limit": data.limit,
-        "max_tokens": data.max_tokens,
-        "max_length": data.max_length,
-        "seed": data.seed,
-        "model": None if geometry.model is None else canonical(geometry.model),
+        return _given({"file": str(geometry.file), "model": model})
+    measured = {
+        "model": model,
         "tokens": plain_tokens(geometry.tokens),
         "skip_first": geometry.skip_first,
         "max_directions": geometry.max_directions,
     }
+    return {**_data(geometry.data), **_given(measured)}
+
+
+def _data(data: DataSpec) -> dict[str, Any]:
+    return _given(
+        {
+            "data": [str(path) for path in data.data],
+            "template": data.template,
+            "rows": None if data.rows is None else f"{data.rows[0]}-{data.rows[1]}",
+            "limit": data.limit,
+            "max_tokens": data.max_tokens,
+            "max_length": data.max_length,
+            "seed": data.seed,
+        }
+    )
+
+
+def _gate(gate: GateSpec) -> dict[str, Any]:
+    limits = _given({"measure": gate.measure, "min": gate.min, "max": gate.max})
+    return {**limits, **({} if gate.data is None else _data(gate.data))}
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _step(step: Step) -> dict[str, Any]:
-    named = {"scale": plain_number(step.number)} if step.verb == "scale" else {"project": step.method}
-    return {**named, "id": step.id, **_options(step), **_selection(step.selection)}
+    named: dict[str, Any] = {"scale": plain_number(step.number)} if step.verb == "scale" else {step.verb: step.method}
+    data = {} if step.data is None else _data(step.data)
+    return {**named, "id": step.id, **data, **_options(step), **_selection(step.selection)}
 
 
 def _options(step: Step) -> Mapping[str, Any]:
@@ -119,11 +148,12 @@ def _options(step: Step) -> Mapping[str, Any]:
 
 
 def _selection(selection: Selection) -> dict[str, Any]:
-    values = {
-        "deltas": list(selection.deltas),
-        "modules": None if selection.modules is None else list(selection.modules),
-        "layers": None if selection.layers is None else plain_layers(selection.layers),
-        "where": list(selection.where) or None,
-        "except": list(selection.exclude) or None,
-    }
-    return {key: value for key, value in values.items() if value is not None}
+    return _given(
+        {
+            "deltas": list(selection.deltas),
+            "modules": None if selection.modules is None else list(selection.modules),
+            "layers": None if selection.layers is None else plain_layers(selection.layers),
+            "where": list(selection.where) or None,
+            "except": list(selection.exclude) or None,
+        }
+    )

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .grammar import RecipeKeys, ScaleKeys, StepKeys
+from .grammar import FitKeys, RecipeKeys, ScaleKeys, StepKeys
 from .steps import Method
 
 
@@ -16,17 +16,23 @@ def schema(methods: Mapping[str, Method]) -> dict[str, Any]:
     It knows keys, types, ranges and defaults; names that a recipe declares itself, files, and rules between keys are
     checked by `load` alone.
     """
-    models: list[type[BaseModel]] = [RecipeKeys, StepKeys, ScaleKeys, *(method.options for method in methods.values())]
+    models: list[type[BaseModel]] = [
+        RecipeKeys,
+        StepKeys,
+        FitKeys,
+        ScaleKeys,
+        *(method.options for method in methods.values()),
+    ]
     unique = list(dict.fromkeys(models))
     references, definitions = models_json_schema(
         [(model, "validation") for model in unique], by_alias=True, ref_template="#/$defs/{model}"
     )
     models_by_name = definitions["$defs"]
     name_of = {model: references[model, "validation"]["$ref"].removeprefix("#/$defs/") for model in unique}
-    common = models_by_name[name_of[StepKeys]]
+    common = {"project": models_by_name[name_of[StepKeys]], "fit": models_by_name[name_of[FitKeys]]}
     steps = [models_by_name[name_of[ScaleKeys]]]
-    for name in sorted(methods):
-        steps.append(_project(name, common, models_by_name[name_of[methods[name].options]]))
+    for method in sorted(methods.values(), key=lambda method: method.name):
+        steps.append(_step(method, common[method.verb], models_by_name[name_of[method.options]]))
     recipe = models_by_name[name_of[RecipeKeys]]
     recipe["properties"]["steps"]["items"] = {"anyOf": steps}
     inlined = {name_of[model] for model in unique}
@@ -38,23 +44,24 @@ def schema(methods: Mapping[str, Method]) -> dict[str, Any]:
     }
 
 
-def _project(name: str, common: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The step `project: name` with the method's options beside the keys that every step has."""
+def _step(method: Method, common: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The step that names a method, with the method's options beside the keys that every such step has."""
     description = str(options.get("description", "")).strip()
+    needed = [method.verb, *(["data"] if method.verb == "fit" else []), *options.get("required", [])]
     return {
         "type": "object",
-        "title": f"project: {name}",
+        "title": f"{method.verb}: {method.name}",
         **({"description": description} if description else {}),
-        "properties": {"project": {"const": name}, **options.get("properties", {}), **common["properties"]},
-        "required": ["project", *options.get("required", [])],
+        "properties": {method.verb: {"const": method.name}, **options.get("properties", {}), **common["properties"]},
+        "required": needed,
         "additionalProperties": False,
     }
 
 
 def _cleaned(value: Any) -> Any:
-    """The schema without our mark of fields that name a geometry, and without defaults that only say "absent"."""
+    """The schema without our marks of fields that name something, and without defaults that only say "absent"."""
     if isinstance(value, dict):
         left_out = {"default"} if value.get("default", "") is None else set()
-        left_out |= {"reference"} if value.get("reference") == "geometry" else set()
+        left_out |= {"reference"} if value.get("reference") in ("geometry", "model") else set()
         return {key: _cleaned(each) for key, each in value.items() if key not in left_out}
     return [_cleaned(each) for each in value] if isinstance(value, list) else value

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from .numbers import NUMBER_SCHEMA, parse_number
 from .problems import shown
 from .selection import parse_layers
-from .types import Around, Between, TokenRule
+from .types import Around, Between, GateMeasure, TokenRule
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)?\s*", re.IGNORECASE)
@@ -116,6 +116,7 @@ _LAYERS_SCHEMA = {
 
 
 Texts = Annotated[tuple[str, ...] | None, PlainValidator(parse_texts), WithJsonSchema(_TEXTS_SCHEMA)]
+Paths = Annotated[tuple[str, ...], PlainValidator(parse_texts), WithJsonSchema(_TEXTS_SCHEMA)]
 Rows = Annotated[
     tuple[int, int] | None, PlainValidator(parse_rows), WithJsonSchema({"type": "string", "pattern": _ROWS.pattern})
 ]
@@ -172,7 +173,9 @@ class GeometryKeys(DataKeys):
     )
     max_directions: int = Field(default=1024, ge=1, description="Most input directions that are kept for a site.")
     file: str | None = Field(
-        default=None, min_length=1, description="A geometry file measured before, instead of every other key."
+        default=None,
+        min_length=1,
+        description="A geometry file measured before, instead of every other key but model, which then says on what.",
     )
 
 
@@ -206,6 +209,22 @@ class ScaleKeys(StepKeys):
     scale: Number = Field(description=NUMBER_DESCRIPTION)
 
 
+class FitKeys(DataKeys, StepKeys):
+    """What every fit may say beside its method's options."""
+
+
+class GateKeys(DataKeys):
+    """A condition that the result has to meet before it gets its final name."""
+
+    measure: GateMeasure = Field(
+        description="retention: retain answer NLL of the result minus that of into, in nats; forgetting: share of the "
+        "raw delta's forgetting that is kept; perplexity_ratio: perplexity of the result over that of into; smoke: "
+        "finite logits, perplexity not ruined, no loops in what it writes."
+    )
+    min: float | None = Field(default=None, allow_inf_nan=False, description="Least value that passes.")
+    max: float | None = Field(default=None, allow_inf_nan=False, description="Largest value that passes.")
+
+
 class OutputKeys(_Keys):
     """What is written."""
 
@@ -232,6 +251,14 @@ class RecipeKeys(_Keys):
         default={}, description="Weight of each delta in the sum, 1.0 by default; " + NUMBER_DESCRIPTION.lower()
     )
     output: OutputKeys = Field(default=OutputKeys(), description="What is written.")
+    evaluate: dict[str, Paths | DataKeys] = Field(
+        default={},
+        description="Rows to measure the result on, each under a name: paths, or a map with data keys. The names "
+        "forget and retain fix the role.",
+    )
+    gates: list[GateKeys] | None = Field(
+        default=None, description="Conditions that the result must meet; smoke is always one of them, but for []."
+    )
     extends: str | None = Field(
         default=None, min_length=1, description="A recipe that this one extends: maps merge, lists are replaced."
     )

@@ -6,6 +6,9 @@ from pathlib import Path
 from .problems import Place, Problems, unknown
 from .tree import Node, merged, read_text
 
+METHOD_VERBS = ("project", "fit")
+"""Keys of a step whose value names a method."""
+
 
 def read_file(path: Path, problems: Problems) -> Node | None:
     """The tree of a recipe file with everything that it extends merged under it; None where there is none."""
@@ -79,10 +82,11 @@ def overridden(root: Node, overrides: Sequence[str], known: Sequence[str], probl
 
 
 def step_method(step: Node) -> str | None:
-    """The method that a step names: the projector's name, or "scale"; None where it names none."""
-    project = step.child("project")
-    if project is not None:
-        return project.value if isinstance(project.value, str) else None
+    """The method that a step names: the projector's or fit's name, or "scale"; None where it names none."""
+    for verb in METHOD_VERBS:
+        named = step.child(verb)
+        if named is not None:
+            return named.value if isinstance(named.value, str) else None
     return "scale" if step.child("scale") is not None else None
 
 

@@ -2,40 +2,56 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from pydantic import BaseModel
 
-from .grammar import TOP_LEVEL, ScaleKeys, StepKeys
+from .grammar import TOP_LEVEL, DataKeys, ScaleKeys, StepKeys
+from .named import Named
 from .problems import Place, Problems, join, nearest, unknown
-from .sources import step_id
+from .references import canonical
+from .sources import METHOD_VERBS, step_id
 from .tree import Node, from_python
-from .types import Selection, Step
+from .types import Reference, Selection, Step
 from .validation import check_keys, is_map, key_names, validated
 
-VERBS = ("project", "scale")
+VERBS = (*METHOD_VERBS, "scale")
+_KINDS = {"project": "projector", "fit": "fit"}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 """What a delta, a geometry or a step may be called: names become parts of addresses and of file names."""
 
 
 class Method(Protocol):
-    """What the recipe needs to know of a projector."""
+    """What the recipe needs to know of a projector or a fit."""
+
+    @property
+    def verb(self) -> Literal["project", "fit"]:
+        """The key of a step that names it."""
+        ...
 
     @property
     def name(self) -> str:
-        """The name in `project: NAME`."""
+        """The name in `project: NAME` or `fit: NAME`."""
         ...
 
     @property
     def options(self) -> type[BaseModel]:
-        """The options; a field with `json_schema_extra={"reference": "geometry"}` names a declared geometry."""
+        """The options. A field with `json_schema_extra={"reference": "geometry"}` names a declared geometry, one with
+        `{"reference": "model"}` a model.
+        """
         ...
 
-    @property
-    def joint(self) -> bool:
-        """Whether it wants all deltas of a step at once."""
-        ...
+
+@dataclass(frozen=True)
+class Known:
+    """What steps may name: methods, the deltas and geometries that the recipe declares, models and files."""
+
+    methods: Mapping[str, Method]
+    deltas: Collection[str]
+    geometry: Collection[str]
+    named: Named
 
 
 def parse_steps(
@@ -51,27 +67,20 @@ def parse_steps(
     """
     problems = Problems()
     place = Place("steps", None, Path())
-    built = build_steps(from_python(list(steps), place, problems), methods, deltas, geometry, problems)
+    known = Known(methods, deltas, geometry, Named(problems, require_files=True))
+    built = build_steps(from_python(list(steps), place, problems), known, problems)
     problems.raise_any()
     return built
 
 
-def build_steps(
-    node: Node | None,
-    methods: Mapping[str, Method],
-    deltas: Collection[str],
-    geometry: Collection[str],
-    problems: Problems,
-) -> tuple[Step, ...]:
+def build_steps(node: Node | None, known: Known, problems: Problems) -> tuple[Step, ...]:
     """The steps of the tree; those with problems are left out, and the problems recorded."""
     if node is None:
         return ()
     if not isinstance(node.value, tuple):
         problems.add(node.place, "steps", f"expected a list of steps; got {node.describe()}")
         return ()
-    built = [
-        _step(step, join("steps", index), methods, deltas, geometry, problems) for index, step in enumerate(node.value)
-    ]
+    built = [_step(step, join("steps", index), known, problems) for index, step in enumerate(node.value)]
     _check_ids(node.value, problems)
     return tuple(step for step in built if step is not None)
 
@@ -93,43 +102,66 @@ def _check_ids(steps: Sequence[Node], problems: Problems) -> None:
         seen.setdefault(name, index)
 
 
-def _step(
-    node: Node,
-    path: str,
-    methods: Mapping[str, Method],
-    deltas: Collection[str],
-    geometry: Collection[str],
-    problems: Problems,
-) -> Step | None:
+def _step(node: Node, path: str, known: Known, problems: Problems) -> Step | None:
     if not is_map(node, [*VERBS, *key_names(StepKeys)], path, problems):
         return None
     verbs = [verb for verb in VERBS if verb in node.children()]
     if len(verbs) != 1:
         _record_verb(node, verbs, path, problems)
         return None
-    selection = _selection(node, path, deltas, problems)
+    selection = _selection(node, path, known.deltas, problems)
     if verbs == ["scale"]:
         scale = validated(node, ScaleKeys, path, problems)
         if scale is None or selection is None:
             return None
         return Step(scale.id or "scale", "scale", "scale", selection, number=scale.scale, line=node.place.line or 0)
-    method = _method(node, path, methods, problems)
+    verb = cast(Literal["project", "fit"], verbs[0])
+    method = _method(node, verb, path, known.methods, problems)
     if method is None:
         return None
-    check_keys(node, ["project", *key_names(StepKeys), *key_names(method.options)], path, problems)
-    _check_geometry(node, path, method, geometry, problems)
-    own = {key: child for key, child in node.children().items() if key in key_names(method.options)}
-    options = validated(Node(own, node.place), method.options, path, problems)
+    beside = {**key_names(StepKeys), **(key_names(DataKeys) if verb == "fit" else {})}
+    check_keys(node, [verb, *beside, *key_names(method.options)], path, problems)
+    _check_geometry(node, path, method, known.geometry, problems)
+    models = {key: known.named.reference(node.child(key), join(path, key)) for key in model_keys(method.options)}
+    found = {key: model for key, model in models.items() if model is not None}
+    options = validated(_own(node, method, found), method.options, path, problems)
+    rows = None
+    if verb == "fit":
+        known.named.require_data(node, path)
+        rows = known.named.data(node, path, validated(_part(node, DataKeys), DataKeys, path, problems))
+        _require_one_delta(node, path, method.name, selection, problems)
     if options is None or selection is None:
         return None
-    name = cast(str, step_id(node))
-    return Step(name, "project", method.name, selection, options=options, line=node.place.line or 0)
+    name, line = cast(str, step_id(node)), node.place.line or 0
+    return Step(name, verb, method.name, selection, options=options, line=line, data=rows, models=found)
+
+
+def _part(node: Node, keys: type[BaseModel]) -> Node:
+    """The map with the keys of one options model alone."""
+    return Node({key: child for key, child in node.children().items() if key in key_names(keys)}, node.place)
+
+
+def _own(node: Node, method: Method, models: Mapping[str, Reference]) -> Node:
+    """The method's options; models stand there as text that means the same from any folder."""
+    own = dict(_part(node, method.options).children())
+    return Node(own | {key: Node(canonical(model), own[key].place) for key, model in models.items()}, node.place)
+
+
+def _require_one_delta(node: Node, path: str, method: str, selection: Selection | None, problems: Problems) -> None:
+    """A fit finds coefficients for one delta, measured against that delta as it was loaded."""
+    if selection is None or len(selection.deltas) < 2:
+        return
+    key = next((key for key in ("delta", "deltas") if node.child(key) is not None), None)
+    place = node.place if key is None else node.children()[key].place
+    came = f"the recipe has {len(selection.deltas)}" if key is None else f"{len(selection.deltas)} are named"
+    what = f"{method} takes one delta, {came}: {', '.join(selection.deltas)}; name one, as in delta: "
+    problems.add(place, join(path, key or "delta"), what + selection.deltas[0])
 
 
 def _record_verb(node: Node, verbs: Sequence[str], path: str, problems: Problems) -> None:
     """A step with no verb or with two. The key that may have been meant as the verb is named."""
     if verbs:
-        problems.add(node.place, path, f"a step has one of the keys {', '.join(VERBS)}; got both")
+        problems.add(node.place, path, f"a step has one of the keys {', '.join(VERBS)}; got {' and '.join(verbs)}")
         return
     known = [*VERBS, *key_names(StepKeys)]
     for key, child in node.children().items():
@@ -144,15 +176,21 @@ def _record_verb(node: Node, verbs: Sequence[str], path: str, problems: Problems
         problems.add(node.place, path, f"a step needs one of the keys: {', '.join(VERBS)}")
 
 
-def _method(node: Node, path: str, methods: Mapping[str, Method], problems: Problems) -> Method | None:
-    named = node.children()["project"]
-    if isinstance(named.value, str) and named.value in methods:
-        return methods[named.value]
-    if isinstance(named.value, str):
-        what = unknown("projector", named.value, sorted(methods))
+def _method(
+    node: Node, verb: Literal["project", "fit"], path: str, methods: Mapping[str, Method], problems: Problems
+) -> Method | None:
+    named, kind = node.children()[verb], _KINDS[verb]
+    names = sorted(name for name, method in methods.items() if method.verb == verb)
+    method = methods.get(named.value) if isinstance(named.value, str) else None
+    if method is not None and method.verb == verb:
+        return method
+    if method is not None:
+        what = f"'{method.name}' is a {_KINDS[method.verb]}; write {method.verb}: {method.name}"
+    elif isinstance(named.value, str):
+        what = unknown(kind, named.value, names)
     else:
-        what = f"expected the name of a projector ({', '.join(sorted(methods))}); got {named.describe()}"
-    problems.add(named.place, join(path, "project"), what)
+        what = f"expected the name of a {kind} ({', '.join(names)}); got {named.describe()}"
+    problems.add(named.place, join(path, verb), what)
     return None
 
 
@@ -168,16 +206,23 @@ def _check_geometry(node: Node, path: str, method: Method, geometry: Collection[
 
 def geometry_keys(options: type[BaseModel]) -> list[str]:
     """The options that name a geometry."""
-    fields = key_names(options).items()
-    extras = [(key, field.json_schema_extra) for key, field in fields]
-    return [key for key, extra in extras if isinstance(extra, dict) and extra.get("reference") == "geometry"]
+    return _reference_keys(options, "geometry")
+
+
+def model_keys(options: type[BaseModel]) -> list[str]:
+    """The options that name a model."""
+    return _reference_keys(options, "model")
+
+
+def _reference_keys(options: type[BaseModel], kind: str) -> list[str]:
+    extras = [(key, field.json_schema_extra) for key, field in key_names(options).items()]
+    return [key for key, extra in extras if isinstance(extra, dict) and extra.get("reference") == kind]
 
 
 def _selection(node: Node, path: str, deltas: Collection[str], problems: Problems) -> Selection | None:
     """What the step touches, from the keys that every step may have."""
     wrong = _check_deltas(node, path, deltas, problems)
-    own = {key: child for key, child in node.children().items() if key in key_names(StepKeys)}
-    keys = validated(Node(own, node.place), StepKeys, path, problems)
+    keys = validated(_part(node, StepKeys), StepKeys, path, problems)
     if keys is None or wrong:
         return None
     chosen = (keys.delta,) if keys.delta is not None else keys.deltas

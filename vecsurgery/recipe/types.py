@@ -120,6 +120,8 @@ class Step:
 
 
 GateMeasure = Literal["retention", "forgetting", "perplexity_ratio", "smoke"]
+ROLES: Mapping[GateMeasure, str] = {"retention": "retain", "forgetting": "forget"}
+"""Measure of answers → the name under `evaluate` whose rows serve where its gate has no `data`."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery import projectors as projector_room
+from vecsurgery import methods
 from vecsurgery.errors import InputError
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe import load
@@ -180,7 +180,7 @@ def verify(folder: str | Path) -> dict[str, str]:
 
 def opened(recipe: str | Path, overrides: Sequence[str] = ()) -> "Inputs":
     """The recipe validated first, without torch; then everything that it names, opened."""
-    available = projector_room.available()
+    available = methods.available()
     parsed = load(Path(recipe), available, overrides=tuple(overrides))
     from vecsurgery.surgery.allocator import return_large_blocks
     from vecsurgery.surgery.inputs import open_inputs

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery import projectors as projector_room
+from vecsurgery import methods
 from vecsurgery.calibration import Samples
 from vecsurgery.checkpoint import (
     InMemory,
@@ -31,6 +31,7 @@ from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry, measure
 from vecsurgery.progress import Progress, silent
+from vecsurgery.projectors import Projector
 from vecsurgery.recipe import parse_number, parse_reference, parse_steps
 from vecsurgery.recipe.types import Reference, Step
 from vecsurgery.surgery.checking import check_distinct, check_fit
@@ -103,8 +104,15 @@ def edit(
             "into: the model that is edited cannot carry an adapter; name it as a delta: {'adapter': folder}"
         )
     sources = {name: _source(name, given, target) for name, given in deltas.items()}
-    available = projector_room.available()
+    available = methods.available()
     parsed = parse_steps(steps, available, deltas=list(sources), geometry=list(geometry or {}))
+    for step in parsed:
+        if step.verb == "fit":
+            raise InputError(
+                f"step {step.id!r}: a fit measures losses of stored checkpoints; `edit` takes the steps project and "
+                "scale: write a recipe and call `run`"
+            )
+    projectors = {name: each for name, each in available.items() if isinstance(each, Projector)}
     for source in sources.values():
         check_fit(source, parsed)
         check_distinct(source)
@@ -121,7 +129,7 @@ def edit(
             opened[name] = given if isinstance(given, Geometry) else Geometry.open(Path(given))
         opened[name].require(model_fingerprint=target.fingerprint)
     numbers = {name: parse_number(value) for name, value in (weights or {}).items()}
-    edited = Edited(target, sources, parsed, available, reader, numbers, dtype)
+    edited = Edited(target, sources, parsed, projectors, reader, numbers, dtype)
     return edited
 
 

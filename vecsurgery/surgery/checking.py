@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vecsurgery.calibration import has_tokenizer, load_tokenizer, sanity
+from vecsurgery.calibration import Samples, has_tokenizer, sanity
 from vecsurgery.checkpoint import partial_path, readable, require_space
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import DeltaSource, Difference, check_tying
@@ -15,9 +15,11 @@ from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import require_loadable
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import Step
+from vecsurgery.surgery.disjoint import require_disjoint
 from vecsurgery.surgery.inputs import Inputs, Pair
 from vecsurgery.surgery.lineage import distance, distance_warning, lineage_warnings
 from vecsurgery.surgery.planning import Plan
+from vecsurgery.surgery.vocabulary import check_same_tokens
 
 _ROWS = 4096
 """Rows of a tensor that are checked for NaN at a time."""
@@ -42,7 +44,7 @@ class Check:
 
 
 def check_inputs(inputs: Inputs) -> Check:
-    """Lineage, tokens, tokenizers, tying, measurable sites, calibration data.
+    """Lineage, tokens, tokenizers, tying, measurable sites, rows of calibration, fits and evaluation.
 
     Errors: InputError (UnsupportedError for refused kinds) for what cannot work; everything else is a warning.
     """
@@ -68,6 +70,8 @@ def check_inputs(inputs: Inputs) -> Check:
     for name, samples in inputs.samples.items():
         facts["geometry"][name] = {**samples.counts, "fingerprint": samples.fingerprint}
         data_warnings += [f"geometry {name!r}: {warning}" for warning in samples.warnings]
+    warnings += _measured(inputs, facts)
+    require_disjoint(inputs)
     return Check(tuple(dict.fromkeys(warnings)), facts, tuple(data_warnings))
 
 
@@ -114,7 +118,7 @@ def _finite(model: Weights, name: str) -> bool:
 def _tokenizers(inputs: Inputs) -> list[str]:
     """Ids of every tokenizer of the recipe, against its raw tokenizer.json; warnings."""
     folders = [folder for folder in inputs.stored if has_tokenizer(folder)]
-    return [warning for folder in folders for warning in sanity(folder, load_tokenizer(folder))]
+    return [warning for folder in folders for warning in sanity(folder, inputs.tokenizers[folder])]
 
 
 def _pair(inputs: Inputs, name: str, pair: Pair, facts: dict[str, Any]) -> list[str]:
@@ -175,9 +179,29 @@ def _unmatched(source: DeltaSource, dropped: bool) -> list[str]:
 
 def _measurable(inputs: Inputs, geometry: str, model: Weights) -> None:
     """Refuse a model that cannot be streamed, unless its geometry comes from a file."""
-    if inputs.recipe.geometry[geometry].file is not None:
-        return
+    if inputs.recipe.geometry[geometry].file is None:
+        _require_streamable(f"geometry {geometry!r}", model)
+
+
+def _require_streamable(what: str, model: Weights) -> None:
     try:
         require_loadable(model)
     except UnsupportedError as error:
-        raise UnsupportedError(f"geometry {geometry!r}: {error}") from error
+        raise UnsupportedError(f"{what}: {error}") from error
+
+
+def _measured(inputs: Inputs, facts: dict[str, Any]) -> list[str]:
+    """The rows of fits, evaluation and gates, and the models that read them; warnings."""
+    found: dict[str, Samples] = {f"step {step!r}": samples for step, samples in inputs.fit_samples.items()}
+    found |= {f"evaluate.{name}": samples for name, samples in inputs.evaluation.items()}
+    own = {index: samples for index, samples in inputs.gate_samples.items() if inputs.recipe.gates[index].data}
+    found |= {f"gates[{index}] ({inputs.recipe.gates[index].measure})": samples for index, samples in own.items()}
+    facts["rows"] = {what: {**samples.counts, "fingerprint": samples.fingerprint} for what, samples in found.items()}
+    if found:
+        _require_streamable(next(iter(found)), inputs.into)
+    for step, models in inputs.fit_models.items():
+        ids = {index for sample in inputs.fit_samples[step].samples for index in sample.ids}
+        for key, model in models.items():
+            _require_streamable(f"step {step!r}: {key}", model)
+            check_same_tokens(f"step {step!r}: {key}", inputs.into, model, ids, inputs.tokenizers)
+    return [f"{what}: {warning}" for what, samples in found.items() for warning in samples.warnings]

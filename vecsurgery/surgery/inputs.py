@@ -1,4 +1,4 @@
-"""Opening what a recipe names: models, deltas, tokenizers and calibration samples, before anything heavy runs."""
+"""Opening what a recipe names: models, deltas, tokenizers and samples, before anything heavy runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -6,15 +6,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vecsurgery.calibration import Samples, load_tokenizer, prepare
+from vecsurgery.calibration import Samples
 from vecsurgery.checkpoint import Stored, plan_download, require_space, resolve, revision_of
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
-from vecsurgery.errors import InputError, UnsupportedError
+from vecsurgery.errors import UnsupportedError
+from vecsurgery.fits import Fit
 from vecsurgery.geometry import Geometry
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe import with_references
-from vecsurgery.recipe.types import DeltaSpec, GeometrySpec, Recipe, Reference
+from vecsurgery.recipe.types import ROLES, DeltaSpec, Recipe, Reference
+from vecsurgery.surgery.sampling import calibration_samples, measured_samples
+from vecsurgery.surgery.tokenizers import Tokenizers
 from vecsurgery.surgery.touches import Touch, touches
 from vecsurgery.surgery.vocabulary import Alignment, align
 
@@ -42,6 +45,10 @@ class Inputs:
     """Geometry name → the model it is measured on (or was, where it is read from a file)."""
     stored: Mapping[Path, Stored] = field(default_factory=dict)
     """Every checkpoint that is open, by its folder."""
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    fit_models: Mapping[str, Mapping[str, Weights]] = field(default_factory=dict)
+    """Id of a fit → its option that names a model → that model."""
+    tokenizers: Tokenizers = field(default_factory=Tokenizers)
 
     @cached_property
     def touches(self) -> dict[str, tuple[Touch, ...]]:
@@ -52,10 +59,41 @@ class Inputs:
     def samples(self) -> dict[str, Samples]:
         """Geometry name → rendered calibration samples, of the geometries that are measured here."""
         return {
-            name: _samples(name, spec, self.models[name])
+            name: calibration_samples(name, spec, self.models[name], self.tokenizers)
             for name, spec in self.recipe.geometry.items()
             if spec.data is not None
         }
+
+    @cached_property
+    def fit_samples(self) -> dict[str, Samples]:
+        """Id of a fit → the rows that it measures on, all with answers."""
+        return {
+            step.id: measured_samples(f"step {step.id!r}", step.data, self.into, self.tokenizers, answers=True)
+            for step in self.recipe.steps
+            if step.data is not None
+        }
+
+    @cached_property
+    def evaluation(self) -> dict[str, Samples]:
+        """Name under `evaluate` → its rows; those of `forget` and `retain` all have answers."""
+        return {
+            name: measured_samples(f"evaluate.{name}", data, self.into, self.tokenizers, answers=name in ROLES.values())
+            for name, data in self.recipe.evaluate.items()
+        }
+
+    @cached_property
+    def gate_samples(self) -> dict[int, Samples]:
+        """Index of a gate → the rows that it measures on: its own, or those of `evaluate` in the same role."""
+        found = {}
+        for index, gate in enumerate(self.recipe.gates):
+            role = ROLES.get(gate.measure)
+            if gate.data is not None:
+                what = f"gates[{index}] ({gate.measure})"
+                answers = role is not None
+                found[index] = measured_samples(what, gate.data, self.into, self.tokenizers, answers=answers)
+            elif role is not None:
+                found[index] = self.evaluation[role]
+        return found
 
     @cached_property
     def files(self) -> dict[str, Geometry]:
@@ -74,6 +112,8 @@ class Inputs:
         for name, pair in self.pairs.items():
             named += [(f"deltas.{name}.tuned", pair.tuned), (f"deltas.{name}.base", pair.base)]
         named += [(f"geometry.{name}.model", model) for name, model in self.models.items()]
+        for step, models in self.fit_models.items():
+            named += [(f"steps.{step}.{key}", model) for key, model in models.items()]
         roles: dict[int, str] = {}
         for role, model in named:
             plain = model.weights if isinstance(model, WithAdapter) else model
@@ -92,10 +132,11 @@ def label(reference: Reference) -> str:
     return reference.path.name if reference.path is not None else reference.text
 
 
-def open_inputs(recipe: Recipe, available: Mapping[str, Projector]) -> Inputs:
+def open_inputs(recipe: Recipe, methods: Mapping[str, Projector | Fit]) -> Inputs:
     """Resolve every model of the recipe, open each once, and make the deltas' sources."""
     _require_room_for_downloads(recipe)
     stored: dict[Path, Stored] = {}
+    tokenizers = Tokenizers()
 
     def model(reference: Reference) -> Weights:
         plain = Reference(reference.text, reference.path, reference.model, reference.revision)
@@ -114,14 +155,30 @@ def open_inputs(recipe: Recipe, available: Mapping[str, Projector]) -> Inputs:
         )
     pairs = {name: _pair(spec, model, into) for name, spec in recipe.deltas.items()}
     alignments = {
-        name: align(name, into, pair.tuned, pair.base)
+        name: align(name, into, pair.tuned, pair.base, tokenizers)
         for name, pair in pairs.items()
         if pair.tuned is not None and pair.base is not None
     }
     deltas = {name: _source(name, pair, into, alignments.get(name)) for name, pair in pairs.items()}
     recipe = with_references(recipe, _pinned)
     models = {name: model(spec.model) if spec.model else into for name, spec in recipe.geometry.items()}
-    return Inputs(recipe, available, into, pairs, deltas, alignments, models, stored)
+    return Inputs(
+        recipe=recipe,
+        projectors={name: each for name, each in methods.items() if isinstance(each, Projector)},
+        into=into,
+        pairs=pairs,
+        deltas=deltas,
+        alignments=alignments,
+        models=models,
+        stored=stored,
+        fits={name: each for name, each in methods.items() if isinstance(each, Fit)},
+        fit_models={
+            step.id: {key: model(reference) for key, reference in step.models.items()}
+            for step in recipe.steps
+            if step.verb == "fit"
+        },
+        tokenizers=tokenizers,
+    )
 
 
 def _pinned(reference: Reference) -> Reference:
@@ -153,6 +210,7 @@ def _references(recipe: Recipe) -> list[Reference]:
     for spec in recipe.deltas.values():
         named += [reference for reference in (spec.tuned, spec.base, spec.adapter) if reference is not None]
     named += [spec.model for spec in recipe.geometry.values() if spec.model is not None]
+    named += [reference for step in recipe.steps for reference in step.models.values()]
     return named + [reference.adapter for reference in named if reference.adapter is not None]
 
 
@@ -163,15 +221,3 @@ def _require_room_for_downloads(recipe: Recipe) -> None:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         require_space(Path(HF_HUB_CACHE), needed, "the models that the recipe names")
-
-
-def _samples(name: str, spec: GeometrySpec, model: Weights) -> Samples:
-    folder = getattr(model, "folder", None)
-    if folder is None:
-        raise InputError(f"geometry {name!r}: its model has no folder with a tokenizer; name a stored checkpoint")
-    assert spec.data is not None
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    try:
-        return prepare(spec.data, load_tokenizer(folder), rule=spec.tokens, skip_first=spec.skip_first, context=context)
-    except InputError as error:
-        raise type(error)(f"geometry {name!r}: {error}") from error

@@ -1,6 +1,6 @@
 """Tokens by string, not by row: which rows of the vocabulary's tensors may take a delta."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,11 @@ from vecsurgery.calibration import (
     compare_vocabularies,
     end_tokens,
     has_tokenizer,
-    load_tokenizer,
     vocabulary_rows,
 )
 from vecsurgery.checkpoint.types import Weights
+from vecsurgery.errors import InputError
+from vecsurgery.surgery.tokenizers import Tokenizers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +36,12 @@ class Alignment:
     warnings: tuple[str, ...] = ()
 
 
-def align(name: str, into: Weights, tuned: Weights, base: Weights) -> Alignment:
-    """Compare the token strings of the pair of delta `name` with those of `into`, row by row."""
+def align(name: str, into: Weights, tuned: Weights, base: Weights, tokenizers: Tokenizers | None = None) -> Alignment:
+    """Compare the token strings of the pair of delta `name` with those of `into`, row by row.
+
+    `tokenizers`: those that are loaded already.
+    """
+    tokenizers = tokenizers or Tokenizers()
     folders = [_folder(weights) for weights in (into, tuned, base)]
     without = [label for label, folder in zip(("into", "tuned", "base"), folders, strict=True) if folder is None]
     rows = [_rows(weights) for weights in (into, tuned, base)]
@@ -48,7 +53,6 @@ def align(name: str, into: Weights, tuned: Weights, base: Weights) -> Alignment:
             )
         )
     known = [folder for folder in folders if folder is not None]
-    tokenizers = {folder: load_tokenizer(folder) for folder in dict.fromkeys(known)}
     ends = compare_end_tokens(
         end_tokens(known[0], tokenizers[known[0]]), end_tokens(known[1], tokenizers[known[1]]), name
     )
@@ -61,6 +65,25 @@ def align(name: str, into: Weights, tuned: Weights, base: Weights) -> Alignment:
         return Alignment(warnings=ends)
     masks = {info.parameter: match.mask for info in into.layout.tensors.values() if info.kind in ("embedding", "head")}
     return Alignment(masks, match.differing, (*ends, _listing(name, match.differing)))
+
+
+def check_same_tokens(what: str, into: Weights, other: Weights, ids: Collection[int], tokenizers: Tokenizers) -> None:
+    """Refuse a model that would read other tokens than `into` in the same ids.
+
+    A model without a tokenizer in its folder is taken at its word. Errors: InputError naming the first such id.
+    """
+    folders = [_folder(weights) for weights in (into, other)]
+    known = [folder for folder in folders if folder is not None]
+    if len(known) < 2 or _same_files(known):
+        return
+    rows = max(ids) + 1
+    ours, theirs = (vocabulary_rows(tokenizers[folder], rows) for folder in known)
+    for index in sorted(ids):
+        if ours[index] != theirs[index]:
+            raise InputError(
+                f"{what}: id {index} of the rows is {ours[index]!r} in `into` and {theirs[index]!r} in that model; "
+                "losses can be compared only between models that read the same tokens"
+            )
 
 
 def _folder(weights: Weights) -> Path | None:
