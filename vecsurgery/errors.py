@@ -22,3 +22,7 @@ class UnsupportedError(InputError):
 
 class RunError(VecsurgeryError):
     """A fault met while a run was working (disk full, file vanished); what was finished can be resumed."""
+
+
+class GateError(VecsurgeryError):
+    """The result does not meet a condition of the recipe; it was kept under the name OUT.failed."""

@@ -168,10 +168,10 @@ def test_a_resumed_run_needs_room_only_for_what_is_missing(
 def test_a_long_vocabulary_is_planned_by_row_chunks(workspace: Workspace) -> None:
     plan = vecsurgery.plan(workspace.write())
     info = plan.inputs.into.layout.tensors["lm_head.weight"]
-    from vecsurgery.surgery.planning import ROW_CHUNK, _tensor_memory
+    from vecsurgery.surgery.costs import ROW_CHUNK, tensor_memory
 
     vast = dataclasses.replace(info, shape=(256_000, 8_192))
-    assert _tensor_memory(plan.inputs, vast, 1) == 5 * 4 * ROW_CHUNK // 2
+    assert tensor_memory(plan.inputs, vast, 1) == 5 * 4 * ROW_CHUNK // 2
 
 
 def test_a_notebook_reference_with_an_adapter_takes_the_adapter(tmp_path: Path) -> None:

@@ -140,20 +140,32 @@ def open_partial(out: Path, plan_hash: str, *, inputs: Sequence[Path] = ()) -> I
         os.close(descriptor)
 
 
-def publish(partial: Partial, config: bytes) -> None:
+def publish(partial: Partial, config: bytes, *, failed: bool = False) -> Path:
     """Finish: write config.json as the last file, sync everything, and give the folder its name in one step.
 
-    `config`: the bytes of config.json. Call it inside `open_partial`. Errors: RunError where the file system fails,
-    InputError where something came into being at OUT meanwhile.
+    `config`: the bytes of config.json. `failed`: the result does not get the name OUT but OUT.failed, or the first of
+    OUT.failed-2, OUT.failed-3 … that is free. Call it inside `open_partial`. Returns the folder. Errors: RunError where
+    the file system fails, InputError where something came into being at OUT meanwhile.
     """
-    check_output(partial.out)
+    if not failed:
+        check_output(partial.out)
+    target = _failed_path(partial.out) if failed else partial.out
     atomic.write_bytes(partial.path / CONFIG_FILE, config)
-    with write_errors(partial.out):
+    with write_errors(target):
         _sync_tree(partial.path)
-        partial.path.replace(partial.out)
-        atomic.sync_folder(partial.out.parent)
+        partial.path.replace(target)
+        atomic.sync_folder(target.parent)
         # After the rename: should it be cut off here, a complete output keeps a small folder too many.
-        shutil.rmtree(partial.out / _STATE)
+        shutil.rmtree(target / _STATE)
+    return target
+
+
+def _failed_path(out: Path) -> Path:
+    """A name beside OUT that nothing has: what failed before is kept."""
+    path, number = out.with_name(f"{out.name}.failed"), 2
+    while path.exists():
+        path, number = out.with_name(f"{out.name}.failed-{number}"), number + 1
+    return path
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -1,5 +1,6 @@
 from .answers import AnswerLoss as AnswerLoss
 from .answers import answer_nll as answer_nll
+from .answers import summarise as summarise
 from .extras import forget_quality as forget_quality
 from .extras import rouge_recall as rouge_recall
 from .generation import Asked as Asked
@@ -10,8 +11,10 @@ from .generation import questions as questions
 from .generation import rouge_figure as rouge_figure
 from .leak import leak_at_k as leak_at_k
 from .scoring import Source as Source
+from .scoring import figures as figures
 from .scoring import measure_answers as measure_answers
 from .scoring import measure_sources as measure_sources
+from .scoring import requests as requests
 from .tofu import read_tofu as read_tofu
 from .tofu import tofu_path as tofu_path
 from .tofu import tofu_text as tofu_text

@@ -18,8 +18,8 @@ class AnswerLoss:
     """Measures of one model on one data source; NLL in nats, the natural logarithm.
 
     `mean`: mean over rows of `per_row`, the row's mean NLL over its answer tokens.
-    `capped`: the same with every token's NLL cut at ln(vocabulary). A few tokens without bound (gradient ascent drives
-    them to 70 nats) cannot dominate it: compare forgetting by this one.
+    `capped`: the same, of `capped_per_row`, with every token's NLL cut at ln(vocabulary). A few tokens without bound
+    (gradient ascent drives them to 70 nats) cannot dominate it: compare forgetting by this one.
     `probability`: mean over rows of the row's mean probability of an answer token, in [0, 1].
     """
 
@@ -27,6 +27,7 @@ class AnswerLoss:
     per_row: tuple[float, ...]
     capped: float
     probability: float
+    capped_per_row: tuple[float, ...]
 
 
 def answer_nll(weights: Weights, samples: Samples, *, progress: Progress = silent) -> AnswerLoss:
@@ -56,9 +57,11 @@ def summarise(losses: "list[Tensor]", *, vocabulary: int) -> AnswerLoss:
     rows = [row.double() for row in losses]
     per_row = tuple(row.mean().item() for row in rows)
     limit = math.log(vocabulary)
+    capped = tuple(row.clamp(max=limit).mean().item() for row in rows)
     return AnswerLoss(
         mean=math.fsum(per_row) / len(rows),
         per_row=per_row,
-        capped=math.fsum(row.clamp(max=limit).mean().item() for row in rows) / len(rows),
+        capped=math.fsum(capped) / len(rows),
         probability=math.fsum(row.neg().exp().mean().item() for row in rows) / len(rows),
+        capped_per_row=capped,
     )

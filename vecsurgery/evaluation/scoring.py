@@ -122,10 +122,12 @@ def _scores(
     stage: str,
     progress: Progress,
 ) -> list["TokenScores"]:
-    from vecsurgery.forward import token_scores
+    from vecsurgery.forward import Single, token_scores
 
     samples, positions = [sample for sample, _ in asked], [chosen for _, chosen in asked]
-    scores = token_scores(weights, samples, positions=positions, compute=compute, stage=stage, progress=progress)
+    (scores,) = token_scores(
+        Single(weights), samples, positions=positions, compute=compute, stage=stage, progress=progress
+    )
     for sample, score in zip(samples, scores, strict=True):
         if not bool(score.losses.isfinite().all()):
             raise InputError(

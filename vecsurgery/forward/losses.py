@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vecsurgery.calibration.types import Sample, Samples
@@ -30,8 +30,8 @@ class TokenScores:
 
     losses: Float[Tensor, " tokens"]
     """−ln p(token | tokens before it), in nats, float64."""
-    best: Int[Tensor, " tokens"]
-    """The id of the most probable token in its place."""
+    hits: Bool[Tensor, " tokens"]
+    """Whether it is the most probable token in its place."""
 
 
 def token_losses(
@@ -98,25 +98,25 @@ def token_scores(
     del hidden
     members = [member for member, _, _ in places]
     return [
-        _by_sample(losses, best, members, [len(part) for part in ids], len(rows))
-        for losses, best in _scored(model, states, torch.cat(ids))
+        _by_sample(losses, hits, members, [len(part) for part in ids], len(rows))
+        for losses, hits in _scored(model, states, torch.cat(ids))
     ]
 
 
-def _by_sample(losses: Tensor, best: Tensor, members: list[int], sizes: list[int], count: int) -> list[TokenScores]:
+def _by_sample(losses: Tensor, hits: Tensor, members: list[int], sizes: list[int], count: int) -> list[TokenScores]:
     """The scores of all tokens, cut into those of each sample, in the order of the samples."""
     scores = [_nothing() for _ in range(count)]
-    for member, part, guess in zip(members, torch.split(losses, sizes), torch.split(best, sizes), strict=True):
-        scores[member] = TokenScores(part, guess)
+    for member, part, hit in zip(members, torch.split(losses, sizes), torch.split(hits, sizes), strict=True):
+        scores[member] = TokenScores(part, hit)
     return scores
 
 
 def _nothing() -> TokenScores:
-    return TokenScores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64))
+    return TokenScores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool))
 
 
 def _scored(model: StreamedModel, states: Sequence[Tensor], targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """(losses, most probable ids) of every variant from the states (n, hidden) behind its last block.
+    """(losses, hits) of every variant from the states (n, hidden) behind its last block.
 
     The head is read a run of rows at a time; what is known of each position grows with it.
     """
@@ -129,7 +129,7 @@ def _scored(model: StreamedModel, states: Sequence[Tensor], targets: Tensor) -> 
             for first in range(0, len(targets), _CHUNK):
                 chosen = slice(first, first + _CHUNK)
                 found[variant].add(chosen, start, model.logits(own[chosen]).double())
-    return [(running.normaliser - running.target, running.best) for running in found]
+    return [(running.normaliser - running.target, running.best == targets) for running in found]
 
 
 class _Running:

@@ -149,6 +149,69 @@ class OthersRecord(TypedDict):
 
 
 @with_config(_STRICT)
+class CurvePointRecord(TypedDict):
+    """Answer losses (nats) and token probability of the edited model at one factor."""
+
+    factor: float
+    capped: float
+    nll: float
+    probability: float
+
+
+@with_config(_STRICT)
+class FitRecord(TypedDict):
+    """What one fit found.
+
+    Facts of `amplify`: `factor`; `target`, `into`, `raw`, `reached` in the target's unit; `share` of the raw
+    forgetting that is kept; `asks` passes; `norm_growth` factor·‖D′‖/‖D‖.
+    """
+
+    step: str
+    method: str
+    delta: str
+    tensors: int
+    """How many matrices it multiplies."""
+    rows: int
+    """Rows it measured on."""
+    facts: dict[str, float]
+    curve: list[CurvePointRecord]
+    warnings: list[str]
+    file: str
+    """The coefficients, relative to the output folder."""
+    sha256: str
+    data: dict[str, str]
+    """Data file → SHA-256."""
+
+
+@with_config(_STRICT)
+class EvaluationRecord(TypedDict):
+    """One data source of `evaluate`, measured on three models."""
+
+    rows: int
+    tokens: int
+    """That were scored."""
+    data: dict[str, str]
+    """Data file → SHA-256."""
+    figures: dict[str, dict[str, float]]
+    """into, raw (`into` plus the deltas as loaded) and edited → figure (names as in docs/evaluation.md) → value."""
+    warnings: list[str]
+
+
+@with_config(_STRICT)
+class GateRecord(TypedDict):
+    """One condition and whether the result meets it."""
+
+    measure: str
+    min: float | None
+    max: float | None
+    value: float | None
+    """None where the measure is no number: `smoke`, or a measure that is undefined."""
+    passed: bool
+    reason: str
+    """What was found, in words."""
+
+
+@with_config(_STRICT)
 class Record(TypedDict):
     """Everything that a report says."""
 
@@ -172,6 +235,9 @@ class Record(TypedDict):
     into: ModelRecord
     deltas: dict[str, DeltaRecord]
     geometry: dict[str, GeometryRecord]
+    fits: NotRequired[list[FitRecord]]
+    evaluation: NotRequired[dict[str, EvaluationRecord]]
+    gates: NotRequired[list[GateRecord]]
     matrices: list[MatrixRecord]
     """In walking order."""
     left_out: list[LeftOutRecord]

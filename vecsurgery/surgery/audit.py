@@ -1,8 +1,9 @@
-"""Reading each tensor once: a pass asks this, which hashes what it hands out and keeps the last tensor for whoever
-asks for it again (the base of a delta is usually `into` itself).
+"""Reading each tensor once: a pass asks this, which keeps the last tensor for whoever asks for it again (the base of a
+delta is usually `into` itself), and hashes what it hands out where the pass writes.
 """
 
 import hashlib
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,45 @@ from vecsurgery.checkpoint.types import Layout, Weights
 
 _WAITING = 8
 """Tensors whose hash may be outstanding before the reader waits."""
+
+
+class Remembered:
+    """Weights that hand out again, without reading, what was asked for last."""
+
+    def __init__(self, weights: Weights, _label: str = "") -> None:
+        self._weights = weights
+        self._last: tuple[str, slice | Tensor | None, Tensor] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def layout(self) -> Layout:
+        return self._weights.layout
+
+    @property
+    def fingerprint(self) -> str:
+        return self._weights.fingerprint
+
+    @property
+    def config(self) -> Any:
+        return self._weights.config
+
+    @property
+    def folder(self) -> Path | None:
+        return getattr(self._weights, "folder", None)
+
+    def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
+        """The tensor, or rows of it."""
+        with self._lock:
+            if self._last is None or self._last[0] != tensor or not _same_rows(self._last[1], rows):
+                self._last = None  # gone before the next one comes
+                self._last = (tensor, rows, self._weights.read(tensor, rows))
+            return self._last[2]
+
+
+def _same_rows(first: "slice | Tensor | None", second: "slice | Tensor | None") -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and bool((first == second).all())
+    return type(first) is type(second) and not isinstance(first, Tensor) and first == second
 
 
 class Audited:

@@ -35,9 +35,9 @@ from vecsurgery.projectors import Projector
 from vecsurgery.recipe import parse_number, parse_reference, parse_steps
 from vecsurgery.recipe.types import Reference, Step
 from vecsurgery.surgery.checking import check_distinct, check_fit
+from vecsurgery.surgery.costs import output_type
 from vecsurgery.surgery.edited import Edited
 from vecsurgery.surgery.geometries import SiteReader
-from vecsurgery.surgery.planning import output_type
 from vecsurgery.surgery.touches import geometry_names, touches
 from vecsurgery.surgery.vocabulary import align
 from vecsurgery.surgery.writing import row_pieces

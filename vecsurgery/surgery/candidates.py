@@ -1,7 +1,8 @@
 """Variants of an edit that a fit, a curve or an evaluation compares: read together, each on demand."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from vecsurgery.checkpoint.types import Layout
 from vecsurgery.delta import Delta
 from vecsurgery.forward import Versions
-from vecsurgery.surgery.edited import Edited, Terms, scaled_rows, summed
+from vecsurgery.surgery.edited import Edited, Terms, rows_of, scaled_rows, summed
 from vecsurgery.surgery.touches import Rows
 
 Kind = Literal["into", "raw", "edited"]
@@ -41,6 +42,17 @@ class Candidates:
     wanted: Sequence[Variant]
     delta: str | None = None
     tensors: Mapping[str, Rows | None] | None = None
+    norms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Multiplied tensor → squared norms of its delta as loaded and as the steps left it, noted as it is read."""
+
+    def asked(self, wanted: Sequence[Variant]) -> "Candidates":
+        """Other variants of the same edit."""
+        return replace(self, wanted=tuple(wanted))
+
+    def norm_ratio(self) -> float:
+        """‖D′‖/‖D‖ over the multiplied tensors that were read; 1 where the delta is zero."""
+        loaded, live = (math.fsum(pair[place] for pair in self.norms.values()) for place in (0, 1))
+        return math.sqrt(live / loaded) if loaded > 0.0 else 1.0
 
     @property
     def layout(self) -> Layout:
@@ -63,6 +75,7 @@ class Candidates:
         if not terms.loaded and not terms.live:
             unchanged = self.edited.stored(base, base, tensor)
             return unchanged[rows] if whole else unchanged
+        self._note_norms(terms, tensor)
 
         def make(variant: int) -> Tensor:
             parts = list(self._parts(self.wanted[variant], terms, tensor))
@@ -70,6 +83,14 @@ class Candidates:
             return made[rows] if whole else made
 
         return make
+
+    def _note_norms(self, terms: Terms, tensor: str) -> None:
+        if self.delta is None or self.tensors is None or tensor not in self.tensors:
+            return
+        rows = self.tensors[tensor]
+        pair = [part.get(self.delta) for part in (terms.loaded, terms.live)]
+        loaded, live = (0.0 if delta is None else rows_of(delta, rows).squared_norm() for delta in pair)
+        self.norms[tensor] = loaded, live
 
     def _plain(self, base: Tensor, tensor: str) -> Tensor:
         return self.edited.stored(base, base, tensor)

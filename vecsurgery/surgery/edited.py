@@ -185,7 +185,7 @@ class Edited:
         geometry = {name: self.subspaces(name, info.name) for name in named}
         facts = []
         for group in [names] if projector.joint else [[name] for name in names]:
-            before = {name: _rows_of(live[name], touch.rows) for name in group}
+            before = {name: rows_of(live[name], touch.rows) for name in group}
             try:
                 edit: Edit = projector.function(before, geometry, options=touch.step.options)
             except InputError as error:
@@ -267,10 +267,11 @@ def _added(base: Tensor, delta: Delta, *, transposed: bool) -> Tensor:
 
 def scaled_rows(delta: Delta, rows: Rows | None, factor: float) -> Delta:
     """The delta with these output rows (all of them for None) multiplied by `factor`."""
-    return _with_rows(delta, rows, _rows_of(delta, rows).scaled(factor))
+    return _with_rows(delta, rows, rows_of(delta, rows).scaled(factor))
 
 
-def _rows_of(delta: Delta, rows: Rows | None) -> Delta:
+def rows_of(delta: Delta, rows: Rows | None) -> Delta:
+    """These output rows of the delta; all of them for None."""
     return delta if rows is None else delta.select_rows(_indices(rows))
 
 

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 from vecsurgery.checkpoint import readable
 
 if TYPE_CHECKING:
-    from vecsurgery.surgery.planning import Plan, PlannedTensor
+    from vecsurgery.surgery.costs import PlannedTensor
+    from vecsurgery.surgery.planning import Plan
 
 _LISTED = 8
 
 
 def plan_text(plan: "Plan") -> str:
     """Render a plan for people; `Plan.to_dict` has every tensor."""
-    parts = [_head(plan), _geometry(plan), _blocks(plan), _skipped(plan), _totals(plan)]
+    parts = [_head(plan), _geometry(plan), _fits(plan), _blocks(plan), _skipped(plan), _totals(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -40,6 +41,15 @@ def _geometry(plan: "Plan") -> str:
         )
         lines.append("  " + ", ".join(f"{key} {count}" for key, count in entry.counts.items()))
     return "\n".join(lines)
+
+
+def _fits(plan: "Plan") -> str:
+    return "\n".join(
+        f"fit {entry.step} ({entry.method} of {entry.delta}): {entry.tensors} matrices, at most {entry.passes} passes "
+        f"over {entry.models} models of {entry.tokens} tokens in {entry.samples} samples; reads "
+        f"{readable(entry.reads)}, memory {readable(entry.memory)}, {_flops(entry.flops)}"
+        for entry in plan.fits.values()
+    )
 
 
 def _blocks(plan: "Plan") -> str:

@@ -28,22 +28,26 @@ from vecsurgery.checkpoint import (
     write_bytes,
 )
 from vecsurgery.checkpoint.types import Weights
+from vecsurgery.fits import Coefficients
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import GeometrySpec, Reference
 from vecsurgery.report.record import (
     VERSION,
+    CurvePointRecord,
     DeltaRecord,
+    FitRecord,
     GeometryRecord,
     LeftOutRecord,
     ModelRecord,
     OthersRecord,
     Record,
 )
+from vecsurgery.surgery.assembly import assembled
 from vecsurgery.surgery.checking import check_inputs, require_disk
-from vecsurgery.surgery.edited import Edited
-from vecsurgery.surgery.geometries import FOLDER, SiteReader, measured, rule_text
+from vecsurgery.surgery.fitting import coefficient_file, fitted
+from vecsurgery.surgery.geometries import FOLDER, measured, rule_text
 from vecsurgery.surgery.inputs import Inputs, label
 from vecsurgery.surgery.planning import Plan, make_plan
 from vecsurgery.surgery.writing import AuditedInputs, write_all
@@ -69,14 +73,39 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
     with open_partial(out, plan.hash, inputs=inputs.folders) as partial:
         with clock.phase("measure"):
             geometries = measured(plan, partial.path / FOLDER, progress)
+        with clock.phase("fit"):
+            coefficients = fitted(plan, geometries, partial.path / FOLDER, progress)
         with clock.phase("write"):
-            _write(plan, geometries, partial, progress)
+            _write(plan, geometries, coefficients, partial, progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
+        record["fits"] = [_fit_record(inputs, each, partial) for each in coefficients.values()]
         config = config_bytes(inputs.into.folder, inputs.recipe.output.dtype)
         record["files"][CONFIG_FILE] = hashlib.sha256(config).hexdigest()
         _finish(plan, record, partial)
         publish(partial, config)
     return record
+
+
+def _fit_record(inputs: Inputs, found: Coefficients, partial: Partial) -> FitRecord:
+    step = next(step for step in inputs.recipe.steps if step.id == found.step)
+    file = f"{FOLDER}/{coefficient_file(step)}"
+    assert step.data is not None  # the grammar: a fit has data
+    return FitRecord(
+        step=found.step,
+        method=found.method,
+        delta=found.delta,
+        tensors=len(found.tensors),
+        rows=len(inputs.fit_samples[step.id].samples),
+        facts=dict(found.facts),
+        curve=[
+            CurvePointRecord(factor=point.factor, capped=point.capped, nll=point.nll, probability=point.probability)
+            for point in found.curve
+        ],
+        warnings=list(found.warnings),
+        file=file,
+        sha256=file_sha256(partial.path / file),
+        data={str(path): file_sha256(path) for path in step.data.data},
+    )
 
 
 class _Clock:
@@ -92,19 +121,17 @@ class _Clock:
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def _write(plan: Plan, geometries: dict[str, Geometry], partial: Partial, progress: Progress) -> None:
+def _write(
+    plan: Plan,
+    geometries: dict[str, Geometry],
+    coefficients: dict[str, Coefficients],
+    partial: Partial,
+    progress: Progress,
+) -> None:
     inputs = plan.inputs
     audited = AuditedInputs.of(inputs)
     try:
-        edited = Edited(
-            into=audited.into,
-            deltas=audited.deltas,
-            steps=inputs.recipe.steps,
-            projectors=inputs.projectors,
-            subspaces=SiteReader(geometries, inputs.into.layout),
-            weights=inputs.recipe.weights,
-            dtype=inputs.recipe.output.dtype,
-        )
+        edited = assembled(inputs, geometries, coefficients, read=audited)
         write_all(plan, edited, audited, partial, progress)
     finally:
         audited.close()
@@ -241,6 +268,7 @@ def _finish(plan: Plan, record: Record, partial: Partial) -> None:
         if text is not None:
             write_bytes(partial.path / name, text.encode())
             files[name] = file_sha256(partial.path / name)
+    files |= {entry["file"]: entry["sha256"] for entry in record.get("fits", [])}
     if inputs.recipe.output.keep_geometry:
         files |= {entry["file"]: entry["sha256"] for entry in record["geometry"].values()}
     else:

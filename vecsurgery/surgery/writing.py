@@ -1,6 +1,6 @@
 """The write pass: a walk over the edited weights, shard by shard, with a journal of what is finished."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -9,14 +9,15 @@ from torch import Tensor
 
 from vecsurgery.checkpoint import Partial, ShardPlan, write_shard
 from vecsurgery.checkpoint.types import TensorInfo, Weights
-from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
 from vecsurgery.progress import Progress, silent
 from vecsurgery.report.record import MatrixRecord, StepRecord
+from vecsurgery.surgery.assembly import Rewired, rewired
 from vecsurgery.surgery.audit import Audited
+from vecsurgery.surgery.costs import ROW_CHUNK, item_size
 from vecsurgery.surgery.edited import Edited, TensorEdit
 from vecsurgery.surgery.figures import figures
 from vecsurgery.surgery.inputs import Inputs
-from vecsurgery.surgery.planning import ROW_CHUNK, Plan, item_size
+from vecsurgery.surgery.planning import Plan
 
 
 @dataclass
@@ -31,48 +32,25 @@ class ShardFacts:
 
 
 @dataclass(frozen=True)
-class AuditedInputs:
+class AuditedInputs(Rewired[Audited]):
     """The models of a run, each read once a tensor and hashed as it is read."""
-
-    into: Audited
-    deltas: Mapping[str, DeltaSource]
-    readers: tuple[Audited, ...]
 
     @classmethod
     def of(cls, inputs: Inputs) -> "AuditedInputs":
         """Wrap every open checkpoint and make the deltas' sources anew over the wrapped ones."""
-        wrapped: dict[int, Audited] = {
-            id(model): Audited(model, inputs.roles[id(model)]) for model in inputs.stored.values()
-        }
-        deltas: dict[str, DeltaSource] = {}
-        into = wrapped[id(inputs.into)]
-        for name, pair in inputs.pairs.items():
-            if pair.adapter is not None:
-                deltas[name] = Adapter(name, pair.adapter, into)
-                continue
-            assert pair.tuned is not None
-            assert pair.base is not None
-            tuned, base = _wrapped(pair.tuned, wrapped), _wrapped(pair.base, wrapped)
-            alignment = inputs.alignments.get(name)
-            deltas[name] = Difference(name, tuned, base, into, row_masks=alignment.masks if alignment else {})
-        return cls(into, deltas, tuple(wrapped.values()))
+        read = rewired(inputs, Audited)
+        return cls(read.into, read.deltas, read.models)
 
     def take_hashes(self) -> dict[str, str]:
         """SHA-256 of every tensor that was read since the last call."""
         hashes: dict[str, str] = {}
-        for reader in self.readers:
+        for reader in self.models:
             hashes |= reader.take_hashes()
         return hashes
 
     def close(self) -> None:
-        for reader in self.readers:
+        for reader in self.models:
             reader.close()
-
-
-def _wrapped(model: Weights, wrapped: Mapping[int, Audited]) -> Weights:
-    if isinstance(model, WithAdapter):
-        return WithAdapter(wrapped[id(model.weights)], model.adapter_folder)
-    return wrapped[id(model)]
 
 
 def write_all(

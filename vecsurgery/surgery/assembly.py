@@ -1,0 +1,73 @@
+"""From opened inputs, geometry files and coefficient files to the edited weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from vecsurgery.checkpoint.types import Weights
+from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
+from vecsurgery.fits import Coefficients
+from vecsurgery.geometry import Geometry
+from vecsurgery.recipe.types import Step
+from vecsurgery.surgery.audit import Remembered
+from vecsurgery.surgery.edited import Edited
+from vecsurgery.surgery.geometries import SiteReader
+from vecsurgery.surgery.inputs import Inputs
+
+Reader = TypeVar("Reader", bound=Weights)
+
+
+@dataclass(frozen=True)
+class Rewired(Generic[Reader]):
+    """The models of a recipe behind readers, and the deltas' sources over them."""
+
+    into: Reader
+    deltas: Mapping[str, DeltaSource]
+    models: tuple[Reader, ...]
+
+
+def rewired(inputs: Inputs, wrap: Callable[[Weights, str], Reader]) -> Rewired[Reader]:
+    """Every open checkpoint as `wrap(model, its role in the recipe)`, and the deltas made anew over these."""
+    wrapped = {id(model): wrap(model, inputs.roles[id(model)]) for model in inputs.stored.values()}
+    into = wrapped[id(inputs.into)]
+    deltas: dict[str, DeltaSource] = {}
+    for name, pair in inputs.pairs.items():
+        if pair.adapter is not None:
+            deltas[name] = Adapter(name, pair.adapter, into)
+            continue
+        assert pair.tuned is not None
+        assert pair.base is not None
+        tuned, base = _wrapped(pair.tuned, wrapped), _wrapped(pair.base, wrapped)
+        alignment = inputs.alignments.get(name)
+        deltas[name] = Difference(name, tuned, base, into, row_masks=alignment.masks if alignment else {})
+    return Rewired(into, deltas, tuple(wrapped.values()))
+
+
+def _wrapped(model: Weights, wrapped: Mapping[int, Weights]) -> Weights:
+    if isinstance(model, WithAdapter):
+        return WithAdapter(wrapped[id(model.weights)], model.adapter_folder)
+    return wrapped[id(model)]
+
+
+def assembled(
+    inputs: Inputs,
+    geometries: Mapping[str, Geometry],
+    coefficients: Mapping[str, Coefficients],
+    *,
+    steps: Sequence[Step] | None = None,
+    read: "Rewired[Any] | None" = None,
+) -> Edited:
+    """The edited weights of a run. `steps`: those that count, all of the recipe by default; `read`: readers of the
+    models; by default, such that hand out twice what is asked for twice in a row, and read it once.
+    """
+    read = rewired(inputs, Remembered) if read is None else read
+    return Edited(
+        into=read.into,
+        deltas=read.deltas,
+        steps=inputs.recipe.steps if steps is None else steps,
+        projectors=inputs.projectors,
+        subspaces=SiteReader(geometries, inputs.into.layout),
+        weights=inputs.recipe.weights,
+        dtype=inputs.recipe.output.dtype,
+        coefficients={name: found.tensors for name, found in coefficients.items()},
+    )

@@ -1,0 +1,138 @@
+"""The fits of a run: what they ask is answered by streaming passes over candidates, what they find is kept in files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from vecsurgery.calibration import Samples
+from vecsurgery.checkpoint import write_bytes
+from vecsurgery.checkpoint.types import Weights
+from vecsurgery.errors import InputError
+from vecsurgery.evaluation import summarise
+from vecsurgery.fits import AnswerLosses, Candidate, Coefficients
+from vecsurgery.forward import Compute, Single, TokenScores, Variants, token_scores
+from vecsurgery.geometry import Geometry
+from vecsurgery.progress import Progress, silent
+from vecsurgery.recipe.types import Step
+from vecsurgery.surgery.assembly import assembled
+from vecsurgery.surgery.candidates import Candidates, Variant
+from vecsurgery.surgery.inputs import Inputs
+from vecsurgery.surgery.planning import Plan
+from vecsurgery.surgery.touches import Rows
+
+
+def coefficient_file(step: Step) -> str:
+    """Name of the file of a fit's coefficients."""
+    return f"{step.id}.coefficients.json"
+
+
+def fitted(
+    plan: Plan, geometries: Mapping[str, Geometry], folder: Path, progress: Progress = silent
+) -> dict[str, Coefficients]:
+    """Run every fit of the plan in order, by id; those whose file is in `folder` are read from it.
+
+    Each sees the deltas as the steps above left them, the coefficients of the fits among them included. What is used is
+    what the file says, so that a resumed run writes the same bytes.
+    Errors: InputError from the fit, naming its step.
+    """
+    inputs = plan.inputs
+    found: dict[str, Coefficients] = {}
+    for index, step in enumerate(inputs.recipe.steps):
+        if step.verb != "fit":
+            continue
+        path = folder / coefficient_file(step)
+        if not path.exists():
+            result = _fit(inputs, geometries, found, index, plan.compute, progress)
+            write_bytes(path, result.to_json().encode())
+        found[step.id] = Coefficients.from_json(path.read_text(encoding="utf-8"), where=str(path))
+    return found
+
+
+def fitted_rows(inputs: Inputs, step: Step) -> dict[str, Rows | None]:
+    """Stored names of the matrices that a fit multiplies, with the rows where not all are."""
+    return {
+        name: touch.rows
+        for name, entries in inputs.touches.items()
+        for touch in entries
+        if touch.step is step and touch.effect == "fit"
+    }
+
+
+def _fit(
+    inputs: Inputs,
+    geometries: Mapping[str, Geometry],
+    above: Mapping[str, Coefficients],
+    index: int,
+    compute: Compute,
+    progress: Progress,
+) -> Coefficients:
+    step = inputs.recipe.steps[index]
+    (delta,) = step.selection.deltas
+    edited = assembled(inputs, geometries, above, steps=inputs.recipe.steps[:index])
+    asking = Asking(
+        Candidates(edited, (), delta, fitted_rows(inputs, step)),
+        inputs.fit_samples[step.id],
+        reference=inputs.fit_models.get(step.id, {}).get("reference"),
+        compute=compute,
+        stage=f"fitting {step.id}",
+        progress=progress,
+    )
+    try:
+        return inputs.fits[step.method].function(
+            asking, step=step.id, delta=delta, tensors=list(asking.tensors), facts=asking, options=step.options
+        )
+    except InputError as error:
+        raise type(error)(f"step {step.id!r}: {error}") from error
+
+
+class Asking(Mapping[str, float]):
+    """Answers a fit's questions; as a mapping, what the passes found out about the delta on the way: `norm_ratio`."""
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        samples: Samples,
+        *,
+        reference: Weights | None,
+        compute: Compute = "float32",
+        stage: str = "fitting",
+        progress: Progress = silent,
+    ) -> None:
+        self._candidates, self._samples, self._reference = candidates, samples, reference
+        self._compute, self._stage, self._progress = compute, stage, progress
+        self._passes = 0
+        self.tensors = [name for name in candidates.layout.order if name in (candidates.tensors or {})]
+
+    def __call__(self, wanted: Sequence[Candidate]) -> list[AnswerLosses]:
+        """Losses of all candidates: one pass over what comes from `into`, one over the reference model if asked for."""
+        variants = [Variant(each.kind, each.factor) for each in wanted if each.kind != "reference"]
+        self._passes += 1
+        answers = iter(self._losses(self._candidates.asked(variants), f"{self._stage}, pass {self._passes}"))
+        return [self._of_reference() if each.kind == "reference" else next(answers) for each in wanted]
+
+    def _of_reference(self) -> AnswerLosses:
+        if self._reference is None:
+            raise InputError("the fit asks for a reference model; name one in its `reference`")
+        (losses,) = self._losses(Single(self._reference), f"{self._stage}, reference")
+        return losses
+
+    def _losses(self, variants: Variants, stage: str) -> list[AnswerLosses]:
+        samples = [sample for sample in self._samples.samples if sample.answer]
+        scores = token_scores(variants, samples, compute=self._compute, stage=stage, progress=self._progress)
+        vocabulary = int(variants.config.get_text_config().vocab_size)
+        return [_summary(own, vocabulary) for own in scores]
+
+    def __getitem__(self, name: str) -> float:
+        if name != "norm_ratio":
+            raise KeyError(name)
+        return self._candidates.norm_ratio()
+
+    def __iter__(self) -> Iterator[str]:
+        yield "norm_ratio"
+
+    def __len__(self) -> int:
+        return 1
+
+
+def _summary(scores: Sequence[TokenScores], vocabulary: int) -> AnswerLosses:
+    losses = summarise([score.losses for score in scores], vocabulary=vocabulary)
+    return AnswerLosses(losses.capped, losses.mean, losses.probability, losses.capped_per_row)
