@@ -184,6 +184,10 @@ def test_a_reference_model_is_opened_once_and_has_a_role(judged: Workspace) -> N
     assert reference.folder == judged.root / "base"
     assert inputs.roles[id(reference)] == "steps.amplify.reference"
     assert judged.root / "base" in inputs.folders
+    again = judged.root / "again" / "recipe.yaml"
+    again.parent.mkdir()
+    again.write_text(inputs.recipe.text)
+    assert api.opened(again).recipe.text == inputs.recipe.text
     vecsurgery.check(judged.write())
 
 
