@@ -1,7 +1,7 @@
-from .alternatives import Variants as Variants
+from .alternatives import OtherAnswers as OtherAnswers
 from .alternatives import has_alternatives as has_alternatives
+from .alternatives import other_answers as other_answers
 from .alternatives import rows_of as rows_of
-from .alternatives import variants as variants
 from .preparing import prepare as prepare
 from .rows import Row as Row
 from .rows import read_rows as read_rows

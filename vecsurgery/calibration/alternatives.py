@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Variants:
+class OtherAnswers:
     """One row's other answers, each rendered behind the row's own question; all carry the identity of the row.
 
     `paraphrased`: the right answer in other words (`paraphrased_answer`); `perturbed`: wrong ones (`perturbed_answer`).
@@ -38,13 +38,13 @@ def rows_of(spec: DataSpec, samples: Samples) -> list[Row]:
     return [rows[sample.row] for sample in samples.samples]
 
 
-def variants(
+def other_answers(
     rows: Sequence[Row], spec: DataSpec, tokenizer: "PreTrainedTokenizerFast", *, context: int | None = None
-) -> list[Variants]:
+) -> list[OtherAnswers]:
     """The other answers of each row, in the order of the rows: TOFU's `paraphrased_answer` and `perturbed_answer`.
 
-    `spec`, `tokenizer`, `context`: those that `prepare` made the rows' own samples with. Either field may be a text or a
-    list of texts. Raises InputError with file and line where it is anything else.
+    `spec`, `tokenizer`, `context`: those that `prepare` made the rows' own samples with.
+    Either field may be a text or a list of texts. Raises InputError with file and line where it is anything else.
     """
     make = sample_maker(spec, tokenizer, "all", 1, longest(spec, context))
 
@@ -53,7 +53,7 @@ def variants(
         return tuple(replace(sample, row=row.identity) for sample in made if sample is not None and sample.answer)
 
     right, wrong = ALTERNATIVES
-    return [Variants(rendered(row, right), rendered(row, wrong)) for row in rows]
+    return [OtherAnswers(rendered(row, right), rendered(row, wrong)) for row in rows]
 
 
 def has_alternatives(row: Row) -> bool:

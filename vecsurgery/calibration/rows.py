@@ -23,7 +23,7 @@ class Row:
 
     `turns`: (role, content) pairs before the response. `asked`: the row came as question and answer (TOFU's fields).
     `where`: "file:line" for messages. `alternatives`: TOFU's other answers to the question, as the file has them (see
-    `variants`); they are no part of the row's identity.
+    `other_answers`); they are no part of the row's identity.
     """
 
     where: str

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.calibration import Sample, Samples, Variants
+from vecsurgery.calibration import OtherAnswers, Sample, Samples
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation.catalogue import FORGET
@@ -13,7 +13,7 @@ from vecsurgery.evaluation.types import Figure, Measured
 from vecsurgery.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from vecsurgery.forward import Compute, TokenScores
+    from vecsurgery.forward import Compute, TokenScores, Variants
 
 _SMALL = 1e-10
 """Keeps a ratio finite where the right answer has no probability; open-unlearning's number."""
@@ -21,17 +21,17 @@ _SMALL = 1e-10
 
 @dataclass(frozen=True)
 class Source:
-    """One data source as one model reads it. `variants`: other answers of each sample, or nothing."""
+    """One data source as one model reads it. `others`: the other answers of each sample, or nothing."""
 
     samples: Samples
-    variants: Sequence[Variants] = ()
+    others: Sequence[OtherAnswers] = ()
 
 
 def measure_answers(
     weights: Weights,
     samples: Samples,
     *,
-    variants: Sequence[Variants] = (),
+    others: Sequence[OtherAnswers] = (),
     role: str = "",
     compute: "Compute" = "float32",
     stage: str = "evaluating",
@@ -43,7 +43,7 @@ def measure_answers(
 
         measure_answers(Stored(folder), prepare(spec, load_tokenizer(folder)))["capped_loss"]
     """
-    sources = {role: Source(samples, variants)}
+    sources = {role: Source(samples, others)}
     return measure_sources(weights, sources, compute=compute, stage=stage, progress=progress)[role]
 
 
@@ -55,35 +55,55 @@ def measure_sources(
     stage: str = "evaluating",
     progress: Progress = silent,
 ) -> dict[str, Measured]:
-    """Every figure that needs no generation, of all data sources, in one streaming pass.
+    """The streamed figures of one model on several data sources: `measure_variants` of one."""
+    from vecsurgery.forward import Single
+
+    return measure_variants(Single(weights), sources, compute=compute, stage=stage, progress=progress)[0]
+
+
+def measure_variants(
+    variants: "Variants",
+    sources: Mapping[str, Source],
+    *,
+    compute: "Compute" = "float32",
+    stage: str = "evaluating",
+    progress: Progress = silent,
+) -> list[dict[str, Measured]]:
+    """Every figure that needs no generation, of several variants on all data sources, in one streaming pass.
 
     Rows with an answer give capped loss, NLL, token and row probability and accuracy, those with wrong answers beside
     it the truth ratio (and its parts); rows without an answer (running text) give perplexity, where every token but
     the first counts. See `catalogue.MEASURES` for formulas. The name `forget` decides how truth ratios are averaged.
 
     Args:
-        weights: any weights.
-        sources: name → samples, with the variants of each.
+        variants: the models; `forward.Single(weights)` for one.
+        sources: name → samples, with the other answers of each.
+
+    Returns:
+        For each variant, name → figures.
 
     Raises:
         InputError: nothing to score, or logits that are not finite.
     """
     asked = [request for source in sources.values() for request in requests(source)]
     for name, source in sources.items():
-        if not requests(source):
+        if not any(chosen for _, chosen in requests(source)):
             raise InputError(f"evaluating {name}: no token of its {len(source.samples.samples)} samples can be scored")
-    scores = _scores(weights, asked, compute, stage, progress)
-    vocabulary = int(weights.config.get_text_config().vocab_size)
+    vocabulary = int(variants.config.get_text_config().vocab_size)
+    return [_by_source(sources, scores, vocabulary) for scores in _scores(variants, asked, compute, stage, progress)]
+
+
+def _by_source(sources: Mapping[str, Source], scores: Sequence["TokenScores"], vocabulary: int) -> dict[str, Measured]:
     found, start = {}, 0
     for name, source in sources.items():
         count = len(requests(source))
-        found[name] = figures(source, scores[start : start + count], vocabulary=vocabulary, role=name)
+        found[name] = figures(source, scores[start : start + count], vocabulary, name)
         start += count
     return found
 
 
-def figures(source: Source, scores: Sequence["TokenScores"], *, vocabulary: int, role: str = "") -> Measured:
-    """The figures of one source from the scores of its requests (see `requests`); `vocabulary`: tokens of the model."""
+def figures(source: Source, scores: Sequence["TokenScores"], vocabulary: int, role: str = "") -> Measured:
+    """The figures of one source from the scores of its requests."""
     samples = source.samples.samples
     own, rest = scores[: len(samples)], list(scores[len(samples) :])
     answers = {str(i): score for i, score in enumerate(own) if samples[i].answer}
@@ -95,8 +115,8 @@ def figures(source: Source, scores: Sequence["TokenScores"], *, vocabulary: int,
         found["perplexity"] = _perplexity(texts)
     paraphrased: dict[str, list[float]] = {}
     perturbed: dict[str, list[float]] = {}
-    for i, variant in enumerate(source.variants):
-        for kind, chosen in ((paraphrased, variant.paraphrased), (perturbed, variant.perturbed)):
+    for i, other in enumerate(source.others):
+        for kind, chosen in ((paraphrased, other.paraphrased), (perturbed, other.perturbed)):
             if chosen:
                 kind[str(i)] = [_mean(rest.pop(0)) for _ in chosen]
     if perturbed and answers:
@@ -111,29 +131,29 @@ def requests(source: Source) -> list[tuple[Sample, tuple[int, ...]]]:
     Every entry is a sample with the tokens that count: the answer's, or all that something predicts.
     """
     own = [(sample, sample.answer or tuple(range(1, len(sample.ids)))) for sample in source.samples.samples]
-    others = [(sample, sample.answer) for each in source.variants for sample in (*each.paraphrased, *each.perturbed)]
+    others = [(sample, sample.answer) for each in source.others for sample in (*each.paraphrased, *each.perturbed)]
     return own + others
 
 
 def _scores(
-    weights: Weights,
+    variants: "Variants",
     asked: Sequence[tuple[Sample, tuple[int, ...]]],
     compute: "Compute",
     stage: str,
     progress: Progress,
-) -> list["TokenScores"]:
-    from vecsurgery.forward import Single, token_scores
+) -> list[list["TokenScores"]]:
+    """[variant][request]"""
+    from vecsurgery.forward import token_scores
 
     samples, positions = [sample for sample, _ in asked], [chosen for _, chosen in asked]
-    (scores,) = token_scores(
-        Single(weights), samples, positions=positions, compute=compute, stage=stage, progress=progress
-    )
-    for sample, score in zip(samples, scores, strict=True):
-        if not bool(score.losses.isfinite().all()):
-            raise InputError(
-                f"{sample.where}: the model's logits are not finite (NaN or infinity) on this row; look for broken "
-                "weights with `vecsurgery check --weights`"
-            )
+    scores = token_scores(variants, samples, positions=positions, compute=compute, stage=stage, progress=progress)
+    for own in scores:
+        for sample, score in zip(samples, own, strict=True):
+            if not bool(score.losses.isfinite().all()):
+                raise InputError(
+                    f"{sample.where}: the model's logits are not finite (NaN or infinity) on this row; look for broken "
+                    "weights with `vecsurgery check --weights`"
+                )
     return scores
 
 

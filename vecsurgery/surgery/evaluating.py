@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.calibration import has_alternatives, load_tokenizer, prepare, read_rows, rows_of, sanity, variants
+from vecsurgery.calibration import has_alternatives, load_tokenizer, other_answers, prepare, read_rows, rows_of, sanity
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation.catalogue import FORGET
 from vecsurgery.evaluation.extras import forget_quality, require
@@ -93,8 +93,8 @@ def evaluate(
 
     Args:
         models: label → model, or a list of names as the command takes them ("NAME=MODEL", or MODEL). A model is a
-            folder, a hub id, a module, weights of this package, or the path of a TOFU_EVAL.json, whose figures are taken as
-            they are.
+            folder, a hub id, a module, weights of this package, or the path of a TOFU_EVAL.json, whose figures are
+            taken as they are.
         data: name → file, files, or a `DataSpec` with template, rows and limits. Rows with an answer are asked, running
             text is read. `forget` is the name of what should be forgotten; any other name is data that should not be.
         reference: a model that never saw the forget data (or its TOFU_EVAL.json, or the label of one of `models`):
@@ -269,7 +269,7 @@ class _Measuring:
     def _prepared(self, name: str, spec: DataSpec) -> tuple[Any, Any]:
         try:
             samples = prepare(spec, self._tokenizer, context=self._context)
-            others = variants(rows_of(spec, samples), spec, self._tokenizer, context=self._context)
+            others = other_answers(rows_of(spec, samples), spec, self._tokenizer, context=self._context)
         except InputError as error:
             raise type(error)(f"evaluating {self._label} on {name}: {error}") from error
         self._samples[name] = samples
@@ -332,8 +332,8 @@ def _differing(read: Sequence[_Read]) -> list[str]:
         if others:
             warnings.append(
                 f"{name}: {', '.join(others)} read the rows as other tokens than {first.model.label} (their "
-                "tokenizers, chat templates or contexts differ): figures per token (losses, token probability, accuracy, "
-                "perplexity) are not comparable"
+                "tokenizers, chat templates or contexts differ): figures per token (losses, token probability, "
+                "accuracy, perplexity) are not comparable"
             )
     return warnings
 
