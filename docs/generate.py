@@ -1,4 +1,4 @@
-"""Writes the generated parts of the documentation: key tables, commands, the list of files.
+"""Writes the generated parts of the documentation: key tables, commands, measures, the list of files.
 
     python docs/generate.py            # rewrites what stands between the markers
     python docs/generate.py --check    # exit code 1 where a file is not up to date
@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGE = ROOT / "vecsurgery"
-_PART = re.compile(r"(<!-- generated: (keys|commands|files) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- generated: (keys|commands|files|measures) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 _TYPES = {
     "parse_texts": "text or list of texts",
     "parse_rows": "text `a-b`",
@@ -82,7 +82,19 @@ def files() -> str:
     return "\n".join(lines)
 
 
-_PARTS: dict[str, Callable[[], str]] = {"keys": keys, "commands": commands, "files": files}
+def measures() -> str:
+    """Every measure of `vecsurgery evaluate`, from the catalogue."""
+    from vecsurgery.evaluation import catalogue
+
+    rows = ["| measure | name | unit | what it is | source | name in `TOFU_EVAL.json` |", "|---|---|---|---|---|---|"]
+    for each in (*catalogue.MEASURES, catalogue.leak("k")):
+        keys = f"`{each.key.format(data='NAME')}`" + (f", `{each.forget_key}`" if each.forget_key else "")
+        cells = [each.title, f"`{each.name}`", each.unit, each.formula, each.source, keys]
+        rows.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+    return "\n".join(rows)
+
+
+_PARTS: dict[str, Callable[[], str]] = {"keys": keys, "commands": commands, "files": files, "measures": measures}
 
 
 def generated(text: str) -> str:

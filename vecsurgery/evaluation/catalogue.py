@@ -65,7 +65,7 @@ MEASURES = (
         "token accuracy",
         "0 to 1",
         "mean over rows of the share of answer tokens that greedy decoding would choose behind the true ones",
-        "exact memorization, arXiv 2210.17546, as in open-unlearning",
+        "exact memorization, arXiv 2205.10770, as in open-unlearning",
         "{data}_exact_memorization",
         "exact_memorization",
     ),

@@ -14,7 +14,7 @@ def require(module: str, package: str, purpose: str) -> Any:
     except ImportError as error:
         raise InputError(
             f"{purpose} needs the package {package}, which is not installed ({error}); "
-            "install it with: pip install 'vecsurgery[evaluation]'"
+            f"install it (pip install {package}), or vecsurgery with its extra `evaluation`"
         ) from error
 
 

@@ -52,28 +52,36 @@ def evaluation_picture(evaluation: Evaluation, path: Path) -> None:
     draw; RunError where the file cannot be written.
     """
     require_picture(path)
-    panels = [(data, name) for data in _sources(evaluation) for name in _shown(evaluation, data)]
+    panels = _panels(evaluation)
     if not panels:
         raise InputError(f"drawing into {path}: there is no figure to draw")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     style = STYLE | {name: "#202124" for name, value in STYLE.items() if str(value).startswith("#")}
-    across = min(_PANELS, len(panels))
-    down = -(-len(panels) // across)
-    height = 0.7 + 0.24 * len(evaluation.models)
+    across = max(len(line) for line in panels)
+    height = max(1.2, 0.7 + 0.24 * len(evaluation.models))
     with rc_context(style):
-        figure = Figure(figsize=(2.9 * across, max(1.2, height) * down), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
-        for axes, panel in zip(grid.flat, panels, strict=False):
-            _bars(axes, evaluation, *panel)
-        for axes in list(grid.flat)[len(panels) :]:
-            axes.set_visible(False)
+        figure = Figure(figsize=(2.9 * across, height * len(panels)), layout="constrained")
+        for row, line in zip(figure.subplots(len(panels), across, squeeze=False), panels, strict=True):
+            for axes, panel in zip(row, line, strict=False):
+                _bars(axes, evaluation, *panel)
+            for axes in row[len(line) :]:
+                axes.set_visible(False)
         metadata = {"Date": None, "Creator": None} if path.suffix.lower() == ".svg" else {"Software": None}
         try:
             figure.savefig(path, format=path.suffix.lower()[1:], dpi=150, facecolor="white", metadata=metadata)
         except OSError as error:
             raise RunError(f"drawing into {path}: {error.strerror or error}") from error
+
+
+def _panels(evaluation: Evaluation) -> list[list[tuple[str, str]]]:
+    """(data source, measure) of every panel, by lines; each data source begins a line."""
+    lines = []
+    for data in _sources(evaluation):
+        own = [(data, name) for name in _shown(evaluation, data)]
+        lines += [own[start : start + _PANELS] for start in range(0, len(own), _PANELS)]
+    return lines
 
 
 def _bars(axes: "Axes", evaluation: Evaluation, data: str, name: str) -> None:
@@ -87,6 +95,7 @@ def _bars(axes: "Axes", evaluation: Evaluation, data: str, name: str) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.25)
     axes.set_xlim(left=0.0)
+    axes.locator_params(axis="x", nbins=4)
     axes.tick_params(axis="x", labelsize=7)
     unit = f" ({described.unit})" if described.unit else ""
     axes.set_title(f"{data}: {described.title}{unit}", loc="left", fontsize=8)
