@@ -1,6 +1,7 @@
 """Progress is shown as lines that stay few, and as bars that need a terminal."""
 
 import io
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -10,17 +11,29 @@ from vecsurgery.cli import _progress
 from vecsurgery.progress import silent
 
 
+def _told(calls, *, seconds_each=0.0):
+    """The lines that these (done, total) give, with a clock that moves by hand."""
+    stream, now = io.StringIO(), itertools.count()
+    lines = _progress.Lines(stream, clock=lambda: next(now) * seconds_each)
+    for done, total in calls:
+        lines("writing", done, total, "tensors")
+    return stream.getvalue().splitlines()
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5000))
-def test_a_stage_has_at_most_eleven_lines_and_its_last_says_that_it_is_done(total):
-    stream = io.StringIO()
-    lines = _progress.Lines(stream)
-    for done in range(total + 1):
-        lines("writing", done, total, "tensors")
-    told = stream.getvalue().splitlines()
-    assert len(told) <= 11
-    assert told[0] == f"writing: 0/{total} tensors"
-    assert told[-1] == f"writing: {total}/{total} tensors"
+def test_a_quick_stage_has_two_lines_its_beginning_and_its_end(total):
+    told = _told([(done, total) for done in range(total + 1)])
+    assert told == [f"writing: 0/{total} tensors", f"writing: {total}/{total} tensors"]
+
+
+def test_a_slow_stage_is_told_every_ten_seconds():
+    told = _told([(done, 100) for done in range(101)], seconds_each=4.0)
+    assert told == [f"writing: {done}/100 tensors" for done in (*range(0, 100, 3), 100)]
+
+
+def test_a_finished_stage_is_not_told_twice():
+    assert _told([(1, 1), (1, 1)], seconds_each=60.0) == ["writing: 1/1 tensors"]
 
 
 def test_an_empty_stage_is_told_once():

@@ -108,3 +108,14 @@ def test_a_file_without_the_sites_that_a_step_needs_is_refused_before_anything_i
         vecsurgery.run(workspace.write(), workspace.out)
     assert not workspace.out.exists()
     assert not (workspace.root / "out.partial").exists()
+
+
+def test_measuring_alone_is_shown_under_the_name_that_a_run_shows(workspace: Workspace) -> None:
+    stages: dict[str, None] = {}
+    vecsurgery.measure(
+        workspace.write(),
+        None,
+        workspace.root / "retain.safetensors",
+        progress=lambda stage, done, total, unit: stages.setdefault(stage),
+    )
+    assert list(stages) == ["comparing checkpoints", "measuring retain"]

@@ -1,9 +1,11 @@
 """How work is shown while it runs: bars on a terminal, plain lines elsewhere, nothing for machines. All on stderr."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
 from vecsurgery.progress import Progress, silent
@@ -25,20 +27,28 @@ def shown(*, as_json: bool) -> Iterator[Progress]:
 
 
 class Lines:
-    """One line when a stage begins, at each further tenth of it, and when it is finished; safe to call from threads."""
+    """One line when a stage begins, one when it is finished, and between them at most one in ten seconds.
 
-    def __init__(self, stream: TextIO) -> None:
+    For logs: a short run leaves two lines a stage, a long one shows that it lives. Safe to call from threads; `clock`
+    gives seconds.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
         self._stream = stream
+        self._clock = clock
         self._lock = Lock()
-        self._told: dict[str, int] = {}
+        self._told: dict[str, tuple[float, float]] = {}
+        """Stage → how much was done when it was last told (infinite at its end), and when that was."""
 
     def __call__(self, stage: str, done: float, total: float, unit: str) -> None:
-        tenth = int(10 * done / total) if total > 0 else 10
+        reached = inf if done >= total else done
         with self._lock:
-            told = self._told.get(stage, -1)
+            now = self._clock()
+            told, since = self._told.get(stage, (-inf, -inf))
             # A stage that starts over (the same phase for another file) is told again.
-            if tenth > told or (tenth == 0 and told >= 10):
-                self._told[stage] = tenth
+            again = reached < told
+            if again or (reached > told and (reached == inf or now - since >= _PATIENCE)):
+                self._told[stage] = (reached, now)
                 print(f"{stage}: {amount(done, total, unit)}", file=self._stream, flush=True)
 
 
@@ -64,6 +74,8 @@ def rate(speed: float | None, unit: str) -> str:
     return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
+_PATIENCE = 10.0
+"""Seconds between two lines about one stage."""
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0.0, "bytes"))
 
 

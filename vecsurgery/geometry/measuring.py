@@ -32,7 +32,7 @@ def measure(
     skip_first: int = 1,
     max_directions: int = 1024,
     compute: Compute = "float32",
-    stage: str = "measure",
+    stage: str = "measuring",
     progress: Progress = silent,
 ) -> Geometry:
     """Measure the second moment of the inputs of each site and store its spectral form (METHODS 4).

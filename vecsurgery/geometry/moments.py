@@ -37,7 +37,7 @@ def measure_moments(
     skip_first: int = 1,
     max_directions: int = 1024,
     compute: Compute = "float32",
-    stage: str = "measure",
+    stage: str = "measuring",
     progress: Progress = silent,
 ) -> Path:
     """Measure XᵀX (float64) of each site and keep it whole, to be united with other parts by `union`.
@@ -92,7 +92,7 @@ def union(parts: Sequence[str | Path], path: str | Path, *, progress: Progress =
         for number, (layer, names) in enumerate(layers.items()):
             if layer not in writer.finished:
                 writer.add(layer, {name: _sum(files, name, info.max_directions) for name in names})
-            progress("unite", number + 1, len(layers), "blocks")
+            progress("uniting moments", number + 1, len(layers), "blocks")
         writer.finish()
     return Geometry.open(path)
 

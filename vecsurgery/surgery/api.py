@@ -128,6 +128,7 @@ def measure(
         "max_directions": spec.max_directions,
         "compute": compute,
         "model": label(spec.model or inputs.recipe.into),
+        "stage": f"measuring {chosen}",
         "progress": progress,
     }
     if moments:
