@@ -1,9 +1,13 @@
 """SIGKILL at random moments: a folder under the final name is complete, and the next run finishes the same bytes."""
 
 import multiprocessing
+import os
 import random
+import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import torch
 from support import models
 
 import vecsurgery
+from vecsurgery.report import pictures
 
 ROUNDS = 20
 RECIPE = """
@@ -23,10 +28,21 @@ output: {shard_size: 30000}
 """
 
 
-def _work(recipe: Path, out: Path, ready: Event) -> None:
-    from transformers.models.llama import modeling_llama  # noqa: F401 - so that a kill falls into the work
+PRELOADED = [
+    "tests.surgery.test_kill",
+    "vecsurgery.surgery.running",
+    "vecsurgery.report.page",
+    "transformers.models.llama.modeling_llama",
+]
+"""What a child needs, so that it is forked with its imports behind it and a kill falls into the work."""
 
+
+def _work(recipe: Path, out: Path, ready: Event) -> None:
+    missing = [name for name in PRELOADED if name not in sys.modules]
+    assert not missing, f"the fork server could not import {missing}"
     torch.set_num_threads(1)
+    # As in the other tests of this folder: drawing would take three quarters of the time, and most of the kills.
+    pictures.layers = lambda *args, **kwargs: "<svg></svg>"
     ready.set()
     vecsurgery.run(recipe, out)
 
@@ -42,11 +58,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def context() -> ForkServerContext:
-    """Children are forked from a server that has the package imported already."""
+def context() -> Iterator[ForkServerContext]:
+    """Children are forked from a server that has imported everything and computed nothing, so it has one thread.
+
+    The server passes over what it cannot import and, up to Python 3.11, does not get pytest's path: hence PYTHONPATH.
+    """
     chosen = multiprocessing.get_context("forkserver")
-    chosen.set_forkserver_preload(["tests.surgery.test_kill", "vecsurgery.surgery.api", "transformers"])
-    return chosen
+    chosen.set_forkserver_preload(PRELOADED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        ensure_running()
+        yield chosen
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -97,7 +119,7 @@ def test_a_killed_run_leaves_nothing_or_everything_and_resumes_to_the_same_bytes
             assert set(vecsurgery.verify(out).values()) == {"same"}
         else:
             interrupted += (out.parent / "out.partial").exists()
-            vecsurgery.run(recipe, out)
+            _timed(context, recipe, out)
         assert _bytes(out) == expected
         assert not (out.parent / "out.partial").exists()
     assert interrupted > 0
