@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from vecsurgery.checkpoint import index_text, plan_shards, write_shard
+from vecsurgery.checkpoint import ShardPlan, index_text, plan_shards, write_shard
 
 POOL = 16_777_259
 """Random numbers that all matrices are cut from. A prime: no two rows of a matrix begin at the same number."""
@@ -33,6 +33,7 @@ class Shape:
     kv_heads: int
     dtype: str = "bfloat16"
     shards: int = 1
+    """Files asked for: none is larger than an equal share, and no tensor is cut: `files` says how many there are."""
 
     @property
     def head_dim(self) -> int:
@@ -78,6 +79,16 @@ class Shape:
         names |= {"model.norm.weight": (self.hidden,), "lm_head.weight": (self.vocabulary, self.hidden)}
         return [(name, self.dtype, shape) for name, shape in names.items()]
 
+    def plan(self) -> list[ShardPlan]:
+        """How the tensors are cut into files."""
+        total = sum(math.prod(sizes) for _, _, sizes in self.tensors()) * self.itemsize
+        return plan_shards(self.tensors(), -(-total // self.shards))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that hold the tensors: as many as there really are."""
+        return tuple(shard.file for shard in self.plan())
+
 
 TINY = Shape(layers=2, hidden=32, intermediate=48, vocabulary=128, heads=4, kv_heads=2)
 
@@ -117,8 +128,7 @@ def make_pair(folder: Path, shape: Shape) -> tuple[Path, Path]:
 
 def _write(folder: Path, shape: Shape, pool: _Pool) -> Path:
     folder.mkdir(parents=True)
-    total = sum(math.prod(sizes) for _, _, sizes in shape.tensors()) * shape.itemsize
-    shards = plan_shards(shape.tensors(), -(-total // shape.shards))
+    shards = shape.plan()
     offset = 0
 
     def tensors(names: list[tuple[str, tuple[int, ...]]]) -> Iterator[tuple[str, Tensor | Iterator[Tensor]]]:

@@ -90,7 +90,7 @@ def rows_of(shape: Shape, tokens: int, outcomes: dict[str, Outcome], first: dict
         {
             "phase": phase,
             "layers": shape.layers,
-            "shards": shape.shards,
+            "shards": len(shape.files),
             "parameters (10⁹)": shape.parameters / 1e9,
             "tokens": tokens,
             "seconds": outcome.seconds,

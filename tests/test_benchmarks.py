@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import models
 
-from benchmarks import measure, memory, real_model, startup, write
+from benchmarks import _checkpoints, measure, memory, real_model, startup, write
 from benchmarks._common import Outcome, process, table
 
 
@@ -36,14 +36,22 @@ def test_memory_compares_depths_and_shards_with_the_bound(tmp_path: Path) -> Non
     options = _options(size="tiny", layers="1", shards=3, tokens=24)
     options.folder = tmp_path
     (rows,) = memory.main(options).values()
+    many = len(_checkpoints.TINY.with_layers(1).with_shards(3).files)
     assert [(row["phase"], row["shards"]) for row in rows] == [
         ("measure", 1),
-        ("measure", 3),
+        ("measure", many),
         ("write", 1),
-        ("write", 3),
+        ("write", many),
     ]
     assert all(row["of bound"] < 1.0 and row["to the first case"] == 1.0 for row in rows)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shards", [1, 3, 24])
+def test_the_files_of_a_shape_are_those_that_are_written(tmp_path: Path, shards: int) -> None:
+    shape = _checkpoints.TINY.with_shards(shards)
+    for folder in _checkpoints.make_pair(tmp_path, shape):
+        assert sorted(file.name for file in folder.glob("*.safetensors")) == sorted(shape.files)
 
 
 def test_measure_compares_with_bare_forwards_of_the_same_tokens(tmp_path: Path) -> None:
