@@ -70,11 +70,30 @@ def test_what_is_not_cached_is_named_all_at_once_before_anything_is_fetched() ->
     references = [_hub("org/absent"), _hub("org/model"), _hub("org/model", "v9")]
     with pytest.raises(InputError) as caught:
         plan_download(references)
-    lines = str(caught.value).splitlines()
+    head, *lines = str(caught.value).splitlines()
+    assert head == "2 models cannot be opened:"
     assert len(lines) == 2
-    assert "org/absent" in lines[0]
-    assert all("not (completely) in the cache" in line for line in lines)
+    assert lines[0].startswith("  fetching 'org/absent' from the hub: ")
+    assert all("HF_HUB_OFFLINE" in line and "not completely, in the cache" in line for line in lines)
+    with pytest.raises(InputError, match=r"^fetching 'org/absent'"):
+        plan_download(references[:2])
     assert plan_download([_hub("org/model")]) == 0
+
+
+def test_a_hub_that_does_not_answer_is_no_fault_where_the_model_is_cached(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = huggingface_hub.snapshot_download
+
+    def unreachable(repository: str, *, dry_run: bool = False, **options: Any) -> str:
+        if dry_run:
+            raise huggingface_hub.errors.DryRunError("the repository cannot be accessed")
+        return cached(repository, **{**options, "cache_dir": cache, "local_files_only": True})
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    assert plan_download([_hub("org/model")], offline=False) == 0
+    with pytest.raises(InputError, match=r"'org/absent' from the hub: the hub cannot be reached, and it is not"):
+        plan_download([_hub("org/model"), _hub("org/absent")], offline=False)
 
 
 def test_a_local_folder_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -104,10 +104,16 @@ def test_token_rows_that_a_model_lacks_or_that_are_masked_get_a_zero_delta(
 def test_shapes_that_differ_are_refused_with_both_shapes() -> None:
     base = weights()
     tuned = with_tensor(base, MATRIX, torch.zeros(6, 5))
-    with pytest.raises(InputError, match=r"model\.layers\.0\.q\.weight is \(6, 5\) \(tuned\), \(6, 4\) \(base\)"):
+    with pytest.raises(InputError, match=r"model\.layers\.0\.q\.weight is \(6, 5\) in tuned, \(6, 4\) in into\."):
         Difference("x", tuned, base, base)
     with pytest.raises(InputError, match=r"embed_tokens.weight is \(10, 5\)"):
         Difference("x", with_tensor(base, EMBEDDING, torch.zeros(10, 5)), base, base)
+    other = with_tensor(with_tensor(base, MATRIX, torch.zeros(9, 9)), CONV, torch.zeros(3, 3))
+    other = with_tensor(other, NORM, torch.zeros(7))
+    with pytest.raises(
+        InputError, match=r"differ in the shape of 3 tensors: .* in tuned, .* in base and into; .*; and 1"
+    ):
+        Difference("x", other, base, weights())
     with pytest.raises(InputError, match="has 3 entries, expected one for each of the 10 rows"):
         Difference("x", base, base, base, {EMBEDDING: torch.ones(3, dtype=torch.bool)})
 

@@ -51,7 +51,7 @@ def plan_download(references: Iterable[Reference], *, offline: bool | None = Non
     fetched only when all of them can be. Offline, the lookups are in the cache and the answer is 0.
 
     Raises:
-        InputError: one line a reference that is missing or not accessible.
+        InputError: every reference that is missing or not accessible, a line each.
     """
     local_only = _offline() if offline is None else offline
     total, problems = 0, []
@@ -63,8 +63,11 @@ def plan_download(references: Iterable[Reference], *, offline: bool | None = Non
                 total += _bytes_to_fetch(reference)
         except InputError as fault:
             problems.append(str(fault))
+    if len(problems) > 1:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise InputError(f"{len(problems)} models cannot be opened:{listed}")
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(problems[0])
     return total
 
 
@@ -85,7 +88,14 @@ def _with_adapters(references: Iterable[Reference]) -> list[Reference]:
 
 
 def _bytes_to_fetch(reference: Reference) -> int:
-    files: Any = _ask_hub(reference, _WEIGHTS[0], local_files_only=False, dry_run=True)
+    """What is missing in the cache; a hub that does not answer is no fault where nothing is."""
+    from huggingface_hub.errors import DryRunError
+
+    try:
+        files: Any = _ask_hub(reference, _WEIGHTS[0], local_files_only=False, dry_run=True)
+    except DryRunError:
+        resolve(reference, offline=False)
+        return 0
     if not any(file.filename.endswith(".safetensors") for file in files):
         files = _ask_hub(reference, _WEIGHTS[1], local_files_only=False, dry_run=True)
     return sum(file.file_size for file in files if file.will_download)
@@ -96,7 +106,10 @@ def _snapshot(reference: Reference, weights: str, local_only: bool) -> Path:
 
 
 def _ask_hub(reference: Reference, weights: str, **options: Any) -> Any:
-    """`snapshot_download` with our patterns; every way in which it fails becomes one message."""
+    """`snapshot_download` with our patterns; every way in which it fails becomes one message.
+
+    Only DryRunError passes: the hub did not answer a dry run, which says nothing about what is cached.
+    """
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -119,10 +132,13 @@ def _ask_hub(reference: Reference, weights: str, **options: Any) -> Any:
         raise InputError(f"{what}: no such model, or a private one: then `hf auth login` first.") from fault
     except errors.LocalEntryNotFoundError as fault:
         reason = (
-            "it is not (completely) in the cache and the network is off; fetch it once while online"
+            "the network is switched off (HF_HUB_OFFLINE) and it is not, or not completely, in the cache; fetch it "
+            "once with the network on"
             if options["local_files_only"]
-            else "the hub cannot be reached and it is not (completely) in the cache"
+            else "the hub cannot be reached, and it is not, or not completely, in the cache; try again"
         )
-        raise InputError(f"{what}: {reason}. Or give a local folder.") from fault
+        raise InputError(f"{what}: {reason}, or give a local folder.") from fault
+    except errors.DryRunError:
+        raise
     except (OSError, ValueError, http_error) as fault:
         raise InputError(f"{what}: {fault}") from fault

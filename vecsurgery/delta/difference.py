@@ -1,7 +1,7 @@
 """The delta tuned − base of two checkpoints, read tensor by tensor and computed in float32 or wider."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -19,7 +19,7 @@ from vecsurgery.delta.types import Delta, Dense, Factored
 from vecsurgery.delta.with_adapter import WithAdapter
 from vecsurgery.errors import InputError
 
-_SHOWN = 5
+_SHOWN = 2
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,9 @@ class Difference:
     row_masks: Mapping[str, Bool[Tensor, " rows"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        problems = [problem for pair in self._pairs.values() if (problem := _mismatch(pair))]
-        if problems:
-            more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            raise InputError(
-                f"delta {self.name!r}: {reading.label(self.tuned)} (tuned), {reading.label(self.base)} (base) and "
-                f"{reading.label(self.into)} (into) differ in shape: {'; '.join(problems[:_SHOWN])}{more}. Expected "
-                "models of one architecture and size; only embedding and head may differ, in their number of rows"
-            )
+        mismatched = [pair for pair in self._pairs.values() if _mismatched(pair)]
+        if mismatched:
+            raise InputError(f"delta {self.name!r}: {self._differences(mismatched)}")
         for parameter, mask in self.row_masks.items():
             pair = self._pairs.get(parameter)
             if pair is not None and len(mask) != pair.into.shape[0]:
@@ -237,6 +232,20 @@ class Difference:
                 "tensors can be subtracted"
             )
 
+    def _differences(self, pairs: Sequence[_Pair]) -> str:
+        """The message about tensors of different shape: which models, how many tensors, the first few."""
+        models = {"tuned": self.tuned, "base": self.base, "into": self.into}
+        if self.base is self.into:
+            del models["base"]
+        named = ", ".join(f"{role} ({reading.label(model)})" for role, model in models.items())
+        count = f"{len(pairs)} tensor{'s' if len(pairs) > 1 else ''}"
+        more = f"; and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+        return (
+            f"{named} differ in the shape of {count}: {'; '.join(_shapes(pair, models) for pair in pairs[:_SHOWN])}"
+            f"{more}. Expected models of one architecture and size; only embedding and head may differ, in their "
+            "number of rows"
+        )
+
     def _refuse_numbers(self, pair: _Pair) -> None:
         """Say which of the two checkpoints holds a number that is none."""
         for weights, info in ((self.tuned, pair.tuned), (self.base, pair.base)):
@@ -246,12 +255,19 @@ class Difference:
         )
 
 
-def _mismatch(pair: _Pair) -> str | None:
+def _mismatched(pair: _Pair) -> bool:
     shapes = [reading.seen_shape(info) for info in (pair.into, pair.tuned, pair.base)]
     compared = [shape[1:] for shape in shapes] if reading.has_vocabulary_rows(pair.into) else shapes
-    if compared[0] == compared[1] == compared[2]:
-        return None
-    return f"{pair.into.parameter} is {shapes[1]} (tuned), {shapes[2]} (base), {shapes[0]} (into)"
+    return not compared[0] == compared[1] == compared[2]
+
+
+def _shapes(pair: _Pair, roles: Iterable[str]) -> str:
+    """`q.weight is (4, 4) in tuned, (2, 2) in base and into`."""
+    places: dict[tuple[int, ...], list[str]] = {}
+    for role in roles:
+        places.setdefault(tuple(reading.seen_shape(getattr(pair, role))), []).append(role)
+    shown = ", ".join(f"{shape} in {' and '.join(where)}" for shape, where in places.items())
+    return f"{pair.into.parameter} is {shown}"
 
 
 def _restricted(rows: Rows, inside: Tensor) -> Rows:
