@@ -1,5 +1,6 @@
 """The notebook's calls: folders, modules and state dicts give the bytes that `run` writes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,12 @@ def test_rows_of_an_edited_tensor_are_those_of_the_whole(finished: Workspace) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": [{"project": "retain_enrgy"}]}, "retain_energy"),
+        ({"steps": [{"project": "retain_enrgy"}]}, r"^editing the model: 1 problem\n  steps\[0\].*'retain_energy'"),
         ({"steps": [{"project": "retain_energy", "geometry": "retian", "keep": 0.1}]}, "retian"),
         ({"deltas": {"change": "into"}}, "equal in every tensor"),
         ({"steps": [{"scale": 0.5, "layers": 9}]}, "matches no"),
-        ({"weights": {"change": float("nan")}}, "finite"),
+        ({"weights": {"change": float("nan")}}, r"^editing the model: weights\['change'\]: .*finite"),
+        ({"weights": {"chnage": 0.5}}, "unknown delta 'chnage'; did you mean 'change'"),
     ],
 )
 def test_wrong_calls_are_refused_in_the_words_of_a_recipe(
@@ -137,5 +139,39 @@ def test_wrong_calls_are_refused_in_the_words_of_a_recipe(
 ) -> None:
     monkeypatch.chdir(workspace.root)
     call: dict[str, Any] = {"into": "into", "deltas": {"change": "tuned"}, "steps": [{"scale": 0.5}], **changes}
-    with pytest.raises((InputError, ValueError), match=message):
+    with pytest.raises(InputError, match=message):
         vecsurgery.edit(**call)
+
+
+def test_without_steps_the_deltas_are_added_as_they_are(workspace: Workspace) -> None:
+    edited = vecsurgery.edit(
+        into=workspace.root / "into", deltas={"change": workspace.root / "tuned"}, weights={"change": 0.5}
+    )
+    into, tuned = (tensors_of(workspace.root / name)[QUERY].double() for name in ("into", "tuned"))
+    assert same_bits(edited.read(QUERY), (into + 0.5 * (tuned - into)).to(torch.bfloat16))
+
+
+def test_an_edit_says_in_one_line_what_it_is(workspace: Workspace) -> None:
+    edited = vecsurgery.edit(
+        into=workspace.root / "into",
+        deltas={"change": workspace.root / "tuned", "other": workspace.root / "base"},
+        steps=[{"scale": 0.5}],
+        weights={"other": 0.3},
+    )
+    assert repr(edited) == f"Edited({workspace.root / 'into'} (llama, 3 blocks) + change + 0.3·other; scale)"
+    plain = vecsurgery.edit(into=_model(workspace.root / "into"), deltas={"change": workspace.root / "tuned"})
+    assert repr(plain) == "Edited(a model in memory (llama, 3 blocks) + change; no steps)"
+
+
+@pytest.mark.parametrize("dtype", ["stored", "float32"])
+def test_a_model_from_memory_is_written_with_the_keys_that_loaders_look_for(workspace: Workspace, dtype: str) -> None:
+    model = _model(workspace.root / "into")
+    model.config.architectures = None
+    edited = vecsurgery.edit(into=model, deltas={"change": workspace.root / "tuned"}, dtype=dtype)
+    folder = vecsurgery.write(edited, workspace.root / "written")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["dtype"] == ("bfloat16" if dtype == "stored" else dtype)
+    loaded = _model(folder)
+    assert type(loaded) is type(model)
+    assert str(loaded.dtype) == f"torch.{config['dtype']}"

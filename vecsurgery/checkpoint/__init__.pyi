@@ -24,6 +24,7 @@ from .shards import plan_shards as plan_shards
 from .sidefiles import config_bytes as config_bytes
 from .sidefiles import copy_side_files as copy_side_files
 from .sidefiles import plan_side_files as plan_side_files
+from .skeleton import causal_class as causal_class
 from .stored import Stored as Stored
 from .types import Kind as Kind
 from .types import Layout as Layout

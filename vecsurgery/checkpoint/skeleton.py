@@ -44,6 +44,19 @@ def build(config: Any, *, dtype: torch.dtype | None = None) -> nn.Module:
     import torch
     from transformers import AutoModelForCausalLM
 
+    causal_class(config)
+    wanted = copy.deepcopy(config)
+    wanted.use_cache = False
+    model = _on_meta(AutoModelForCausalLM, wanted, dtype or torch.float32)
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def causal_class(config: Any) -> type[nn.Module]:
+    """The causal language model that transformers builds from `config`. Errors: UnsupportedError where it has none."""
+    from transformers import AutoModelForCausalLM
+
     name = getattr(config, "model_type", type(config).__name__)
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnsupportedError(
@@ -51,12 +64,9 @@ def build(config: Any, *, dtype: torch.dtype | None = None) -> nn.Module:
             "it; code inside checkpoints is never run. Use a checkpoint of a supported architecture, or a newer "
             "transformers."
         )
-    wanted = copy.deepcopy(config)
-    wanted.use_cache = False
-    model = _on_meta(AutoModelForCausalLM, wanted, dtype or torch.float32)
-    model.eval()
-    model.requires_grad_(False)
-    return model
+    found: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    chosen: type[nn.Module] = found[0] if isinstance(found, list | tuple) else found
+    return chosen
 
 
 def _on_meta(factory: Any, config: Any, dtype: torch.dtype) -> nn.Module:

@@ -31,17 +31,22 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.place), self.path, self.what) if part)
+        # Steps that come from Python have no file: their path alone says where they stand.
+        place = "" if self.path.startswith(str(self.place)) else str(self.place)
+        return ": ".join(part for part in (place, self.path, self.what) if part)
 
 
 class RecipeError(InputError):
-    """A recipe that cannot be used; `problems` holds everything that was found, in the order of the files."""
+    """A recipe that cannot be used; `problems` holds everything that was found, in the order of the files.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    `doing`: what the message begins with.
+    """
+
+    def __init__(self, problems: Sequence[Problem], *, doing: str = "reading the recipe") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems)
-        super().__init__(f"reading the recipe: {count} problem{'s' if count > 1 else ''}\n{lines}")
+        super().__init__(f"{doing}: {count} problem{'s' if count > 1 else ''}\n{lines}")
 
 
 class Problems:

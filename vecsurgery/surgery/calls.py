@@ -4,7 +4,9 @@ import json
 import shutil
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from vecsurgery.calibration import Samples
 from vecsurgery.checkpoint import (
     InMemory,
     Stored,
+    causal_class,
     check_output,
     config_bytes,
     copy_side_files,
@@ -32,7 +35,8 @@ from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry, measure
 from vecsurgery.progress import Progress, silent
 from vecsurgery.projectors import Projector
-from vecsurgery.recipe import parse_number, parse_reference, parse_steps
+from vecsurgery.recipe import Method, RecipeError, parse_number, parse_reference, parse_steps
+from vecsurgery.recipe.problems import unknown
 from vecsurgery.recipe.types import Reference, Step
 from vecsurgery.surgery.checking import check_distinct, check_fit
 from vecsurgery.surgery.costs import output_type
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 
     Model = str | Path | nn.Module | Mapping[str, Tensor] | Stored | InMemory | Edited | WithAdapter
 """A folder, a hub id (either with `+adapter`), a module, a state dict, or weights of this package."""
+_DOING = "editing the model"
 
 
 def weights_of(model: "Model", *, config: Any = None) -> Weights:
@@ -74,7 +79,7 @@ def edit(
     *,
     into: "Model",
     deltas: Mapping[str, Any],
-    steps: Sequence[Mapping[str, Any]],
+    steps: Sequence[Mapping[str, Any]] = (),
     geometry: Mapping[str, Geometry | Samples | str | Path] | None = None,
     weights: Mapping[str, float] | None = None,
     dtype: str = "stored",
@@ -87,7 +92,8 @@ def edit(
         into: folder, hub id, module, state dict (then the configuration of another argument's module is used) or
             weights.
         deltas: name → (tuned, base), or tuned alone (base is `into`), or {"adapter": folder}.
-        steps: the steps of a recipe, as mappings: [{"project": "null_space", "geometry": "g", "rtol": 0.1}].
+        steps: the steps of a recipe, as mappings: [{"project": "null_space", "geometry": "g", "rtol": 0.1}]; without
+            any, `into` plus the deltas as they are.
         geometry: name → geometry file, opened `Geometry`, or `Samples` to measure `into` on (`calibration.prepare`).
         weights: delta → number, 1 where absent.
         dtype: "stored", "float32", "bfloat16" or "float16".
@@ -105,13 +111,8 @@ def edit(
         )
     sources = {name: _source(name, given, target) for name, given in deltas.items()}
     available = methods.available()
-    parsed = parse_steps(steps, available, deltas=list(sources), geometry=list(geometry or {}))
-    for step in parsed:
-        if step.verb == "fit":
-            raise InputError(
-                f"step {step.id!r}: a fit measures losses of stored checkpoints; `edit` takes the steps project and "
-                "scale: write a recipe and call `run`"
-            )
+    parsed = _parsed(steps, available, deltas=list(sources), geometry=list(geometry or {}))
+    numbers = _numbers(weights or {}, sources)
     projectors = {name: each for name, each in available.items() if isinstance(each, Projector)}
     for source in sources.values():
         check_fit(source, parsed)
@@ -128,9 +129,34 @@ def edit(
         else:
             opened[name] = given if isinstance(given, Geometry) else Geometry.open(Path(given))
         opened[name].require(model_fingerprint=target.fingerprint)
-    numbers = {name: parse_number(value) for name, value in (weights or {}).items()}
-    edited = Edited(target, sources, parsed, projectors, reader, numbers, dtype)
-    return edited
+    return Edited(target, sources, parsed, projectors, reader, numbers, dtype)
+
+
+def _parsed(steps: Sequence[Mapping[str, Any]], available: Mapping[str, Method], **names: list[str]) -> Sequence[Step]:
+    try:
+        parsed = parse_steps(steps, available, **names)
+    except RecipeError as error:
+        raise RecipeError(error.problems, doing=_DOING) from error
+    for step in parsed:
+        if step.verb == "fit":
+            raise InputError(
+                f"step {step.id!r}: a fit measures losses of stored checkpoints; `edit` takes the steps project and "
+                "scale: write a recipe and call `run`"
+            )
+    return parsed
+
+
+def _numbers(weights: Mapping[str, Any], deltas: Mapping[str, DeltaSource]) -> dict[str, Any]:
+    """The number of each delta that has one. Errors: InputError for a delta that is not there, or no number."""
+    numbers = {}
+    for name, value in weights.items():
+        if name not in deltas:
+            raise InputError(f"{_DOING}: weights: {unknown('delta', name, deltas)}")
+        try:
+            numbers[name] = parse_number(value)
+        except ValueError as error:
+            raise InputError(f"{_DOING}: weights[{name!r}]: {error}") from error
+    return numbers
 
 
 def _sites(steps: Sequence[Step], target: Weights) -> dict[str, list[str]]:
@@ -174,7 +200,7 @@ def write(edited: Weights, folder: str | Path, *, shard_size: int = 5_000_000_00
             write_bytes(partial.path / "model.safetensors.index.json", index.encode())
         if source is not None:
             copy_side_files(source, partial.path, plan_side_files(source).copied)
-        publish(partial, config_bytes(source, dtype) if source is not None else _config_text(into))  # type: ignore[arg-type]
+        publish(partial, config_bytes(source, dtype) if source is not None else _config_text(edited))  # type: ignore[arg-type]
     return out
 
 
@@ -191,8 +217,22 @@ def _folder_of(reader: SiteReader) -> Path:
 
 
 def _config_text(weights: Weights) -> bytes:
-    """config.json of a model that came from memory: there is no file to copy."""
-    return (json.dumps(weights.config.to_diff_dict(), indent=2, sort_keys=True, default=str) + "\n").encode()
+    """config.json of a model that came from memory, where there is no file to copy: as `save_pretrained` writes it,
+    with the class and the type that loaders look for.
+    """
+    config = weights.config.to_diff_dict()
+    config["architectures"] = config.get("architectures") or [causal_class(weights.config).__name__]
+    config["dtype"] = _main_type(weights)
+    return (json.dumps(config, indent=2, sort_keys=True, default=str) + "\n").encode()
+
+
+def _main_type(weights: Weights) -> str:
+    """The type that most numbers of the written tensors have."""
+    dtype = weights.dtype if isinstance(weights, Edited) else "stored"
+    sizes: Counter[str] = Counter()
+    for info in weights.layout.tensors.values():
+        sizes[output_type(info, dtype)] += prod(info.shape)
+    return sizes.most_common(1)[0][0]
 
 
 def _configuration(into: "Model", deltas: Mapping[str, Any]) -> Any:

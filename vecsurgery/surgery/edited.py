@@ -84,6 +84,14 @@ class Edited:
     dtype: str = "stored"
     coefficients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """One line for a notebook: the model, the deltas with their numbers, the steps."""
+        into, layout = getattr(self.into, "folder", None) or "a model in memory", self.layout
+        numbers = {name: self.weights.get(name, 1.0) for name in self.deltas}
+        deltas = " + ".join(name if number == 1.0 else f"{number}·{name}" for name, number in numbers.items())
+        steps = ", ".join(step.id for step in self.steps) or "no steps"
+        return f"Edited({into} ({layout.architecture}, {layout.blocks} blocks) + {deltas}; {steps})"
+
     @property
     def layout(self) -> Layout:
         return self.into.layout
