@@ -1,6 +1,8 @@
+from .surgery import Curve as Curve
 from .surgery import Edited as Edited
 from .surgery import Plan as Plan
 from .surgery import check as check
+from .surgery import curve as curve
 from .surgery import edit as edit
 from .surgery import evaluate as evaluate
 from .surgery import measure as measure

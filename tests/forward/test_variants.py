@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vecsurgery.errors import InputError
-from vecsurgery.forward import TokenScores, Versions, token_losses, token_scores
+from vecsurgery.forward import TokenScores, Versions, losses, token_losses, token_scores
 from vecsurgery.forward import model as streamed_model
 
 
@@ -99,3 +99,15 @@ def test_weights_that_are_not_finite_in_one_variant_are_refused_by_name(tiny, sa
     name = _tensors(weights.layout, "matrix")[0]
     with pytest.raises(InputError, match=name):
         token_scores(Scaled(weights, (1.0, float("inf")), [name]), samples([9]))
+
+
+def test_variants_in_groups_score_as_in_one_pass(tiny, samples, monkeypatch) -> None:
+    weights, texts = tiny("llama").weights, samples([9, 5, 14])
+    variants = Scaled(weights, (1.0, 0.5, 1.5, 2.0, 0.7), _tensors(weights.layout, "matrix"))
+    together = token_scores(variants, texts)
+    variants.reads.clear()
+    monkeypatch.setattr(losses, "_STATES", 2 * 32 * 4 * sum(max(sample.answer) for sample in texts))
+    grouped = token_scores(variants, texts)
+    assert set(variants.reads.values()) == {3}
+    for first, second in zip(together, grouped, strict=True):
+        assert all(torch.equal(a.losses, b.losses) for a, b in zip(first, second, strict=True))

@@ -31,7 +31,7 @@ def unlearned(workspace: Workspace) -> Workspace:
     """A recipe whose raw delta makes the answers less probable, in float32."""
     in_float32(workspace)
     models.perturbed(workspace.root / "into", workspace.root / "tuned", seed=7, size=0.12, only="proj")
-    _write_answers(workspace.root / "into", workspace.root / "forget.jsonl")
+    write_answers(workspace.root / "into", workspace.root / "forget.jsonl")
     workspace.recipe["steps"] = [
         {"project": "retain_energy", "geometry": "retain", "keep": 0.02},
         {"fit": "amplify", "data": "forget.jsonl", "share": SHARE},
@@ -40,13 +40,13 @@ def unlearned(workspace: Workspace) -> Workspace:
     return workspace
 
 
-def _write_answers(folder: Path, path: Path, count: int = 8) -> None:
+def write_answers(folder: Path, path: Path, *, count: int = 8, first: int = 20) -> None:
     """Questions with the answers that a model gives itself: what another model has to forget."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = []
     for number in range(count):
-        question, words = f"w{20 + number} w{40 + 3 * number} ?", []
+        question, words = f"w{first + number} w{first + 20 + 3 * number} ?", []
         for _ in range(3):
             text = " ".join([f"Question: {question}\nAnswer:", *words])
             with torch.no_grad():
@@ -191,7 +191,7 @@ def test_a_fit_follows_the_rows_of_the_projector_above(tmp_path: Path, unlearned
     into = models.checkpoint(tmp_path / "into", "phi3", seed=1)
     models.perturbed(into, tmp_path / "tuned", seed=7, size=0.12, only="proj")
     unlearned.recipe |= {"into": str(into), "deltas": {"change": {"tuned": str(tmp_path / "tuned")}}}
-    _write_answers(into, unlearned.root / "forget.jsonl")
+    write_answers(into, unlearned.root / "forget.jsonl")
     unlearned.recipe["steps"][0] |= {"modules": ["q", "gate", "up", "down"], "keep": 0.02}
     unlearned.recipe["steps"][1]["range"] = [0.25, 4.0]
     record = vecsurgery.run(unlearned.write(), unlearned.out)

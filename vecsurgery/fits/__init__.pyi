@@ -2,6 +2,7 @@ from ._registry import Fit as Fit
 from ._registry import FitFunction as FitFunction
 from .crossing import at_equal as at_equal
 from .crossing import first_crossing as first_crossing
+from .crossing import first_reached as first_reached
 from .crossing import log_spaced as log_spaced
 from .crossing import value_between as value_between
 from .types import AnswerLosses as AnswerLosses

@@ -18,10 +18,12 @@ from .batches import as_list, make_batches
 from .loading import Compute
 from .model import StreamedModel
 from .stream import walk
-from .variants import Single, Variants
+from .variants import Single, Some, Variants
 
 _CHUNK = 64
 """Positions whose logits stand in memory at once: 64 × 256,000 in float64 are 131 MB."""
+_STATES = 1 << 29
+"""Bytes of hidden states that the variants of one pass may take together."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def token_scores(
     stage: str = "losses",
     progress: Progress = silent,
 ) -> list[list[TokenScores]]:
-    """Scores of each answer token of each sample under each variant, [variant][sample], in one streaming pass.
+    """Scores of each answer token of each sample under each variant, [variant][sample], in one streaming pass; in
+    several where the hidden states of all variants would take more than 512 MB.
 
     The blocks are streamed, then the model's own norm, head and caps make the logits of the wanted positions alone, a
     part of the vocabulary at a time. The log-softmax is taken in float64.
@@ -86,6 +89,21 @@ def token_scores(
     batches = make_batches(fed)
     if not batches:
         return [[_nothing() for _ in rows] for _ in range(variants.count)]
+    together = max(1, _STATES // (sum(map(len, fed)) * variants.layout.hidden * 4))
+    if variants.count > together:
+        groups = [range(start, min(start + together, variants.count)) for start in range(0, variants.count, together)]
+        return [
+            scores
+            for number, group in enumerate(groups, 1)
+            for scores in token_scores(
+                Some(variants, group),
+                rows,
+                positions=positions,
+                compute=compute,
+                stage=f"{stage}, {number} of {len(groups)}",
+                progress=progress,
+            )
+        ]
     model = StreamedModel(variants, fed, compute=compute)
     hidden = walk(model, batches, len(model.blocks), stage=stage, progress=progress)
     places = [(each, place, number) for number, batch in enumerate(batches) for place, each in enumerate(batch.members)]

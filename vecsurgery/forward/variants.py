@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +52,30 @@ class Single:
 
     def read(self, tensor: str, rows: slice | Tensor | None = None) -> Versions:
         return self.weights.read(tensor, rows)
+
+
+@dataclass(frozen=True)
+class Some:
+    """Some of the variants, by number."""
+
+    variants: Variants
+    numbers: Sequence[int]
+
+    @property
+    def layout(self) -> Layout:
+        return self.variants.layout
+
+    @property
+    def config(self) -> Any:
+        return self.variants.config
+
+    @property
+    def count(self) -> int:
+        return len(self.numbers)
+
+    def read(self, tensor: str, rows: slice | Tensor | None = None) -> Versions:
+        found = self.variants.read(tensor, rows)
+        return found if isinstance(found, Tensor) else lambda variant: found(self.numbers[variant])
 
 
 def version(versions: Versions, variant: int) -> Tensor:

@@ -1,3 +1,5 @@
+from .curve import curve_picture as curve_picture
+from .curve import curve_text as curve_text
 from .evaluated import evaluation_picture as evaluation_picture
 from .evaluated import evaluation_text as evaluation_text
 from .evaluated import require_picture as require_picture
