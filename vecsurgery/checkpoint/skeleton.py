@@ -188,7 +188,8 @@ def block_calls(
     Each block passes its hidden states through, so masks, position embeddings and flags are the model's own, while the
     hidden states in the calls are those of the first block. The forward ends at the last of these blocks: no norm and
     no head is run. `returns_tuple`: whether the real blocks return a tuple (Falcon, Bloom, …), which the model then
-    unpacks; learn it by running one real block on its `first_call`.
+    unpacks; learn it by running one real block on its `first_call`. `inputs`: what the model's forward takes; no
+    key-value cache is used unless they say so.
 
     Raises:
         UnsupportedError: the blocks were not called once each, in order.
@@ -212,7 +213,7 @@ def block_calls(
 
     with torch.no_grad(), replaced_forwards(blocks, record):
         try:
-            model(**inputs, use_cache=False)
+            model(**{"use_cache": False, **inputs})
         except _BlockReached:
             return calls
     raise UnsupportedError(f"{type(model).__name__}: its forward never called decoder block {len(calls)}.")

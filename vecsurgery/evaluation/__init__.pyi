@@ -10,6 +10,7 @@ from .generation import leak_figures as leak_figures
 from .generation import questions as questions
 from .generation import rouge_figure as rouge_figure
 from .leak import leak_at_k as leak_at_k
+from .loops import looping as looping
 from .scoring import Source as Source
 from .scoring import figures as figures
 from .scoring import measure_answers as measure_answers

@@ -1,3 +1,4 @@
+from .generation import greedy as greedy
 from .loading import Compute as Compute
 from .loading import require_loadable as require_loadable
 from .losses import TokenScores as TokenScores

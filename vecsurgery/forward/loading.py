@@ -58,14 +58,20 @@ class Parts:
         varied: Sequence[tuple[_Recipe, Mapping[str, Versions]]],
     ) -> None:
         self._loader, self._names, self._shared, self._varied = loader, names, shared, varied
-
-    @property
-    def varied(self) -> bool:
+        self._held: list[dict[str, Tensor]] = []
+        self.varied = bool(varied)
         """Whether any of the parameters differs between variants."""
-        return bool(self._varied)
+
+    def hold(self, count: int) -> Parts:
+        """The same, with the parameters of each of the `count` variants made once and kept."""
+        self._held = [self.of(variant) for variant in range(count)]
+        self._shared, self._varied = {}, ()
+        return self
 
     def of(self, variant: int) -> dict[str, Tensor]:
         """The parameters of one variant by name."""
+        if self._held:
+            return self._held[variant]
         made = dict(self._shared)
         for recipe, stored in self._varied:
             tensors = {name: version(tensor, variant) for name, tensor in stored.items()}
@@ -143,6 +149,10 @@ class Loader:
     def row_bytes(self, name: str) -> int:
         """Bytes of one row of a parameter in the type it is computed in."""
         return int(math.prod(self._shapes[name][1:])) * self._dtypes[name].itemsize
+
+    def float32_bytes(self) -> int:
+        """Bytes of all parameters and stored buffers in float32, tied ones counted once."""
+        return 4 * sum(int(math.prod(self._shapes[name])) for name in self._recipes if name in self._shapes)
 
     def source(self, name: str) -> str:
         """The parameter whose stored tensor this one is made from: another one where they are tied."""

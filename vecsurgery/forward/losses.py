@@ -15,13 +15,12 @@ from vecsurgery.errors import InputError
 from vecsurgery.progress import Progress, silent
 
 from .batches import as_list, make_batches
+from .head import scored
 from .loading import Compute
 from .model import StreamedModel
 from .stream import walk
 from .variants import Single, Some, Variants
 
-_CHUNK = 64
-"""Positions whose logits stand in memory at once: 64 × 256,000 in float64 are 131 MB."""
 _STATES = 1 << 29
 """Bytes of hidden states that the variants of one pass may take together."""
 
@@ -116,8 +115,8 @@ def token_scores(
     del hidden
     members = [member for member, _, _ in places]
     return [
-        _by_sample(losses, hits, members, [len(part) for part in ids], len(rows))
-        for losses, hits in _scored(model, states, torch.cat(ids))
+        _by_sample(scores.losses, scores.hits, members, [len(part) for part in ids], len(rows))
+        for scores in scored(model, states, [torch.cat(ids)] * len(states))
     ]
 
 
@@ -131,43 +130,3 @@ def _by_sample(losses: Tensor, hits: Tensor, members: list[int], sizes: list[int
 
 def _nothing() -> TokenScores:
     return TokenScores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool))
-
-
-def _scored(model: StreamedModel, states: Sequence[Tensor], targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """(losses, hits) of every variant from the states (n, hidden) behind its last block.
-
-    The head is read a run of rows at a time; what is known of each position grows with it.
-    """
-    found = [_Running(targets) for _ in states]
-    for start, stop in model.head_rows():
-        place = model.read_head(start, stop)
-        for variant, own in enumerate(states):
-            model.select(variant)
-            place(variant)
-            for first in range(0, len(targets), _CHUNK):
-                chosen = slice(first, first + _CHUNK)
-                found[variant].add(chosen, start, model.logits(own[chosen]).double())
-    return [(running.normaliser - running.target, running.best == targets) for running in found]
-
-
-class _Running:
-    """Of each position: the log of the summed exponentials so far, the wanted token's logit, the largest and its id."""
-
-    def __init__(self, targets: Int[Tensor, " n"]) -> None:
-        self._targets = targets
-        self.normaliser = torch.full((len(targets),), -torch.inf, dtype=torch.float64)
-        self.target = torch.full((len(targets),), torch.nan, dtype=torch.float64)
-        self._largest = torch.full((len(targets),), -torch.inf, dtype=torch.float64)
-        self.best = torch.zeros(len(targets), dtype=torch.int64)
-
-    def add(self, chosen: slice, start: int, logits: Float[Tensor, "some ids"]) -> None:
-        """Take in the logits of the ids from `start` at the chosen positions."""
-        self.normaliser[chosen] = torch.logaddexp(self.normaliser[chosen], logits.logsumexp(-1))
-        own = self._targets[chosen] - start
-        inside = (own >= 0) & (own < logits.shape[-1])
-        picked = logits.gather(-1, own.clamp(0, logits.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
-        self.target[chosen] = torch.where(inside, picked, self.target[chosen])
-        largest, best = logits.max(-1)
-        better = largest > self._largest[chosen]
-        self._largest[chosen] = torch.where(better, largest, self._largest[chosen])
-        self.best[chosen] = torch.where(better, best + start, self.best[chosen])

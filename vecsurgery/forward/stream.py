@@ -69,7 +69,7 @@ def walk(
             for variant, states in enumerate(hidden):
                 model.select(variant)
                 own = calls[variant if len(calls) > 1 else 0]
-                with model.holding(index, parts.of(variant)):
+                with model.holding(parts.of(variant)):
                     for number in range(len(batches)):
                         with watch(index, number):
                             states[number] = model.run_block(index, own[number][index], states[number])

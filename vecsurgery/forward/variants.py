@@ -81,3 +81,10 @@ class Some:
 def version(versions: Versions, variant: int) -> Tensor:
     """The tensor of one variant."""
     return versions if isinstance(versions, Tensor) else versions(variant)
+
+
+def held(versions: Versions, count: int) -> Versions:
+    """The same, with the version of each of the `count` variants made once and kept."""
+    if isinstance(versions, Tensor):
+        return versions
+    return [versions(variant) for variant in range(count)].__getitem__
