@@ -81,6 +81,32 @@ def retain_energy(change: Tensor, inputs: Tensor, keep: float, rank: int) -> Ten
     return edited(high)
 
 
+def forget_anchored(change: Tensor, inputs: Tensor, forgotten: Tensor, keep: float) -> Tensor:
+    """argmin_E tr[(E−D) F (E−D)ᵀ] + λ tr[E C Eᵀ], λ such that tr[D′ C D′ᵀ] = keep · tr[D C Dᵀ], by bisection.
+
+    The minimiser is D F (F + λC)⁻¹, computed by solving that dense system; F and C are divided by their mean
+    eigenvalue and F += 1e-6·I.
+    """
+    width = inputs.shape[1]
+    moment, anchor = (rows.T @ rows * (width / rows.square().sum()) for rows in (inputs, forgotten))
+    anchor = anchor + 1e-6 * torch.eye(width, dtype=torch.float64)
+
+    def edited(strength: float) -> Tensor:
+        return torch.linalg.solve(anchor + strength * moment, anchor @ change.T).T
+
+    def bias(candidate: Tensor) -> float:
+        return float(torch.trace(candidate @ moment @ candidate.T))
+
+    target = keep * bias(change)
+    low, high = 0.0, 1.0
+    while bias(edited(high)) > target:
+        high *= 2.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if bias(edited(middle)) > target else (low, middle)
+    return edited(high)
+
+
 def null_space(change: Tensor, inputs: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """D (I − V_r V_rᵀ) with the leading right singular vectors of the inputs; (D⊥, V_r)."""
     _, _, directions = torch.linalg.svd(inputs, full_matrices=False)

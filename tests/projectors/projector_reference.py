@@ -35,3 +35,11 @@ def null_space_by_constraints(delta: Tensor, rows: Tensor) -> Tensor:
 def retention_bias(delta: Tensor, moment: Tensor) -> float:
     """tr(D C Dᵀ)."""
     return float((delta.double() @ moment @ delta.double().T).trace())
+
+
+def forget_anchored(delta: Tensor, forget: Tensor, retain: Tensor, strength: float) -> Tensor:
+    """D F (F + λC)⁻¹, both moments divided by their mean eigenvalue, F += 1e-6·I."""
+    width = forget.shape[0]
+    anchor = forget / (forget.trace() / width) + 1e-6 * torch.eye(width, dtype=torch.float64)
+    penalty = retain / (retain.trace() / width)
+    return torch.linalg.solve(anchor + strength * penalty, anchor @ delta.double().T).T

@@ -211,7 +211,6 @@ def test_a_truncated_geometry_that_lacks_the_wanted_energy_is_warned_about() -> 
         {"keep": 0.1, "energy": 0.0},
         {"keep": 0.1, "energy": 1.1},
         {"keep": 0.1, "others": "keep"},
-        {"keep": 0.1, "forget": "x"},
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object]) -> None:

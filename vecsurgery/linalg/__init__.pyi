@@ -1,3 +1,4 @@
+from .anchored import Anchored as Anchored
 from .eigen import moment_subspace as moment_subspace
 from .eigen import rows_subspace as rows_subspace
 from .filters import spectral_filter as spectral_filter

@@ -52,24 +52,29 @@ def probe(deltas: "Mapping[str, Delta]", subspace: "Subspace") -> tuple[str, Pro
 
 
 def common_facts(before: Probe, edited: "Delta", bias: "Bias", rab_after: float, factors: "Tensor") -> dict[str, float]:
+    """The figures of an edit that multiplies the leading stored directions by `factors`, by the names of `figures`."""
+    rank = len(factors)
+    inside = float((linalg.column_squares(before.times[:, :rank]) * factors**2).sum()) if rank else 0.0
+    return figures(before, edited, bias.total, rab_after, rank, inside)
+
+
+def figures(before: Probe, edited: "Delta", rab: float, rab_after: float, rank: int, inside: float) -> dict[str, float]:
     """The figures that every projector states, by the names that reports use.
 
     norm: ‖D‖_F. norm_ratio: ‖D′‖/‖D‖ (1 for a zero delta). energy_removed: 1 − norm_ratio². rab, rab_after: retention
-    activation bias before, and as intended after the edit. rank: r, the number of `factors`. energy: share of the
-    geometry's energy in the r directions. leak: ‖D′ V_r‖/‖D′‖, from D V and the factors.
+    activation bias before, and as intended after the edit. rank: r, the number of leading directions that were edited.
+    energy: share of the geometry's energy in the r directions. leak: ‖D′ V_r‖/‖D′‖, from `inside` = ‖D′ V_r‖².
     """
-    rank = len(factors)
     ratio = 1.0
     if before.squared_norm > 0.0 and edited is not before.raw:
         ratio = math.sqrt(edited.squared_norm() / before.squared_norm)
     total = before.subspace.total
     norm = math.sqrt(before.squared_norm) * ratio
-    inside = float((linalg.column_squares(before.times[:, :rank]) * factors**2).sum()) if rank else 0.0
     return {
         "norm": math.sqrt(before.squared_norm),
         "norm_ratio": ratio,
         "energy_removed": 1.0 - ratio**2,
-        "rab": bias.total,
+        "rab": rab,
         "rab_after": rab_after,
         "rank": float(rank),
         "energy": float(before.subspace.energies[:rank].sum()) / total if total > 0.0 else 0.0,

@@ -7,12 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vecsurgery import delta, linalg
 
-from ._facts import Probe, common_facts, probe
+from ._anchored import AnchoredDelta
+from ._facts import Probe, common_facts, figures, probe
 from ._registry import Projector
 
 if TYPE_CHECKING:
     from vecsurgery.delta import Delta, Edit
     from vecsurgery.linalg import Bias, Filter, Subspace
+
+
+_ENLARGED = 1.1
+"""‖D′‖/‖D‖ above which the form with `forget` says that it pays for forgetting with a larger change."""
 
 
 class RetainEnergy(BaseModel):
@@ -43,6 +48,13 @@ class RetainEnergy(BaseModel):
         le=1.0,
         description="Share of the geometry's energy whose directions are shrunk; 1 takes all of them.",
     )
+    forget: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name of a geometry measured on forgotten text: closeness to the delta is then judged by its "
+        "effect there, which keeps more of the forgetting.",
+        json_schema_extra={"reference": "geometry"},
+    )
     others: Literal["source", "drop"] = Field(
         default="source",
         description="What becomes of the delta's tensors that are no block matrix: kept as they are (source) or "
@@ -56,6 +68,19 @@ class RetainEnergy(BaseModel):
             raise ValueError(f"exactly one of `keep` and `strength` is needed, {came} given")
         return self
 
+    @model_validator(mode="after")
+    def _forget_goes_with_all_energy(self) -> "RetainEnergy":
+        if self.forget is not None and self.energy < 1.0:
+            raise ValueError(
+                f"`energy` {self.energy:g} cannot be combined with `forget`, which edits every direction: leave it at 1"
+            )
+        if self.forget == self.geometry:
+            raise ValueError(
+                f"`forget` and `geometry` both name {self.forget!r}: the edit would multiply the delta by one number; "
+                "name a geometry measured on forgotten text"
+            )
+        return self
+
 
 def retain_energy(
     deltas: "Mapping[str, Delta]", geometry: "Mapping[str, Subspace]", *, options: RetainEnergy
@@ -67,22 +92,68 @@ def retain_energy(
     activation bias falls to that share; where directions outside make that impossible, the floor is used, with a
     warning. λ = 0, and a geometry without energy, give D bit for bit.
 
-    deltas: one delta (out, in). geometry: holds `options.geometry`, the site's subspace.
-    Facts: those of every projector, `strength` (λ) and `floor` (share of RAB that cannot be reached).
-    Source: SAGE-style, after arXiv 2606.18309; weights, `keep` and the tail are this project's.
+    With `forget`, a geometry of forgotten text, solve instead
+
+        min_E tr[(E − D) F (E − D)ᵀ] + λ tr[E C Eᵀ],    D′ = D F (F + λC)⁻¹
+
+    with F and C the second moments of forget and retain text, each divided by its mean eigenvalue, and F += 1e-6·I:
+    what D does to forgotten text is kept, what it does elsewhere may change. It may enlarge ‖D‖.
+
+    deltas: one delta (out, in). geometry: holds `options.geometry`, the site's subspace, and `options.forget`.
+    Facts: those of every projector, `strength` (λ), `floor` (share of RAB that cannot be reached), and with `forget`
+    `forget_kept` (tr[D′ F D′ᵀ]/tr[D F Dᵀ]).
+    Source: SAGE-style, after arXiv 2606.18309; weights, `keep`, the tail and the `forget` form are this project's.
     """
     subspace = geometry[options.geometry]
     name, before = probe(deltas, subspace)
     kind = linalg.Filter.of(subspace, options.energy)
     bias = before.bias(kind)
-    strength = options.strength
-    if strength is None:
-        strength = 0.0 if options.keep is None else linalg.solve_strength(kind, bias, options.keep)
+    forget = None if options.forget is None else geometry[options.forget]
+    warnings = _warnings(before, kind, bias, options)
+    if forget is not None and forget.total <= 0.0:
+        warnings.append("the forget geometry carries no energy here: the form without `forget` was used")
+    if forget is None or forget.total <= 0.0:
+        edited, facts = _alone(before, kind, bias, options)
+    else:
+        edited, facts = _anchored(before, forget, kind, bias, options)
+    if facts["norm_ratio"] > _ENLARGED:
+        warnings.append(
+            f"the edited delta is larger than the raw one: its norm is {facts['norm_ratio']:.3g} times that"
+        )
+    return delta.Edit({name: edited}, facts, tuple(warnings))
+
+
+def _alone(before: Probe, kind: "Filter", bias: "Bias", options: RetainEnergy) -> "tuple[Delta, dict[str, float]]":
+    """The edit that stays close in ‖E − D‖, and its facts."""
+    strength = _strength(kind, bias, options)
     factors, tail = kind.factors(strength), kind.tail(strength)
     edited = before.filtered(factors, tail) if bias.total > 0.0 else before.raw
     facts = common_facts(before, edited, bias, bias.after(factors, tail), factors)
-    facts |= {"strength": strength, "floor": bias.floor}
-    return delta.Edit({name: edited}, facts, tuple(_warnings(before, kind, bias, options)))
+    return edited, facts | {"strength": strength, "floor": bias.floor}
+
+
+def _anchored(
+    before: Probe, forget: "Subspace", kind: "Filter", bias: "Bias", options: RetainEnergy
+) -> "tuple[Delta, dict[str, float]]":
+    """The edit that stays close in its effect on forgotten text, and its facts."""
+    if bias.total <= 0.0 or options.strength == 0.0:
+        edited, facts = _alone(before, kind, bias, options)
+        return edited, facts | {"forget_kept": 1.0}
+    subspace = before.subspace
+    anchored = AnchoredDelta.of(before, forget)
+    strength = _strength(anchored.joint.kind, anchored.bias, options)
+    edited = anchored.filtered(strength)
+    times = edited.times(subspace.directions)
+    rab_after = linalg.retention_bias(times, subspace.energies, edited.squared_norm(), subspace.tail)
+    inside = float(linalg.column_squares(times).sum())
+    facts = figures(before, edited, bias.total, rab_after, subspace.rank, inside)
+    return edited, facts | {"strength": strength, "floor": 0.0, "forget_kept": anchored.kept(strength)}
+
+
+def _strength(kind: "Filter", bias: "Bias", options: RetainEnergy) -> float:
+    if options.strength is not None:
+        return options.strength
+    return 0.0 if options.keep is None else linalg.solve_strength(kind, bias, options.keep)
 
 
 def _warnings(before: Probe, kind: "Filter", bias: "Bias", options: RetainEnergy) -> list[str]:
