@@ -192,6 +192,25 @@ def test_variants_have_the_figures_that_each_has_alone(folder, tofu) -> None:
     assert found["forget"].to_dict() == measure_sources(Stored(folder), source)["forget"].to_dict()
 
 
+def test_rows_whose_answer_was_cut_away_are_left_out_and_are_no_text(folder, tofu) -> None:
+    path = tofu(4)
+    whole = _source(folder, path)
+    begins = whole.samples.samples[0].answer[0]
+    with pytest.raises(InputError, match="no token of its 4 samples"):
+        measure_answers(Stored(folder), _source(folder, path, max_length=begins).samples)
+    cut = measure_answers(Stored(folder), _source(folder, path, max_length=begins + 1).samples)
+    assert set(cut.figures) == {"capped_loss", "nll", "token_probability", "row_probability", "accuracy"}
+    assert cut.tokens == 4
+
+
+def test_more_text_than_fits_takes_more_passes_with_the_same_figures(folder, tofu, monkeypatch) -> None:
+    source = _source(folder, tofu(5))
+    once = measure_answers(Stored(folder), source.samples, others=source.others)
+    monkeypatch.setattr("vecsurgery.evaluation.scoring._HIDDEN_BYTES", 4 * 32 * 30)
+    again = measure_answers(Stored(folder), source.samples, others=source.others)
+    assert again.values() == pytest.approx(once.values(), abs=1e-6)
+
+
 def test_nothing_to_score_is_an_error(folder) -> None:
     samples = Samples((Sample((9,), (0,), (), "row", "rows.jsonl:1"),), {}, "")
     with pytest.raises(InputError, match="no token of its 1 samples"):

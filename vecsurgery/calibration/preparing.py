@@ -118,7 +118,8 @@ def sample_maker(
         sample = None
         if positions and choice.needed <= max_length:
             within = tuple(index for index in answer if index < max_length)
-            sample = Sample(fed.ids[:max_length], positions, within, row.identity, row.where)
+            has_response = rendered.response is not None
+            sample = Sample(fed.ids[:max_length], positions, within, row.identity, row.where, has_response)
         known[row.identity] = _Outcome(sample, len(fed.ids) > max_length)
         return known[row.identity]
 

@@ -12,6 +12,7 @@ class Sample:
     `positions`: indices into `ids` selected by the token rule, ascending.
     `answer`: indices into `ids` of the tokens of the row's response field, ascending; empty where it has none.
     `row`: identity of the row (hash of its fields); `where`: "file:line" for messages.
+    `answers`: the row has a response, of which nothing may be left within `max_length`; False for running text.
     """
 
     ids: tuple[int, ...]
@@ -19,6 +20,7 @@ class Sample:
     answer: tuple[int, ...]
     row: str
     where: str
+    answers: bool = False
 
 
 @dataclass(frozen=True)

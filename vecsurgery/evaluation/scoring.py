@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _SMALL = 1e-10
 """Keeps a ratio finite where the right answer has no probability; open-unlearning's number."""
+_HIDDEN_BYTES = 4_000_000_000
+"""Of hidden states in float32 that one pass may hold: 1M tokens at width 1024. More text takes more passes."""
+_USUAL_WIDTH = 4096
+_Request = tuple[Sample, tuple[int, ...]]
+"""A sample with the tokens of it that are scored."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def measure_variants(
     progress: Progress = silent,
 ) -> list[dict[str, Measured]]:
     """Every figure that needs no generation, of several variants on all data sources, in one streaming pass.
+
+    (In several where the hidden states of all texts would not fit into 4 GB.)
 
     Rows with an answer give capped loss, NLL, token and row probability and accuracy, those with wrong answers beside
     it the truth ratio (and its parts); rows without an answer (running text) give perplexity, where every token but
@@ -125,28 +132,36 @@ def figures(source: Source, scores: Sequence["TokenScores"], vocabulary: int, ro
     return Measured(found, rows=len(answers) + len(texts), tokens=scored)
 
 
-def requests(source: Source) -> list[tuple[Sample, tuple[int, ...]]]:
+def requests(source: Source) -> list[_Request]:
     """What is scored for a source, in order: its samples, then each row's paraphrased and perturbed answers.
 
     Every entry is a sample with the tokens that count: the answer's, or all that something predicts.
     """
-    own = [(sample, sample.answer or tuple(range(1, len(sample.ids)))) for sample in source.samples.samples]
+    own = [
+        (sample, sample.answer if sample.answer or sample.answers else tuple(range(1, len(sample.ids))))
+        for sample in source.samples.samples
+    ]
     others = [(sample, sample.answer) for each in source.others for sample in (*each.paraphrased, *each.perturbed)]
     return own + others
 
 
 def _scores(
     variants: "Variants",
-    asked: Sequence[tuple[Sample, tuple[int, ...]]],
+    asked: Sequence[_Request],
     compute: "Compute",
     stage: str,
     progress: Progress,
 ) -> list[list["TokenScores"]]:
     """[variant][request]"""
-    from vecsurgery.forward import token_scores
+    from vecsurgery.forward import TokenScores, token_scores
 
-    samples, positions = [sample for sample, _ in asked], [chosen for _, chosen in asked]
-    scores = token_scores(variants, samples, positions=positions, compute=compute, stage=stage, progress=progress)
+    samples = [sample for sample, _ in asked]
+    scores: list[list[TokenScores]] = [[] for _ in range(variants.count)]
+    for group in _groups(asked, _HIDDEN_BYTES // (4 * variants.count * _width(variants))):
+        some, positions = [sample for sample, _ in group], [chosen for _, chosen in group]
+        found = token_scores(variants, some, positions=positions, compute=compute, stage=stage, progress=progress)
+        for own, more in zip(scores, found, strict=True):
+            own += more
     for own in scores:
         for sample, score in zip(samples, own, strict=True):
             if not bool(score.losses.isfinite().all()):
@@ -155,6 +170,24 @@ def _scores(
                     "weights with `vecsurgery check --weights`"
                 )
     return scores
+
+
+def _groups(asked: Sequence[_Request], tokens: int) -> list[list[_Request]]:
+    """Requests for one pass each: as many as have so many tokens together, one at least."""
+    groups: list[list[_Request]] = [[]]
+    room = tokens
+    for request in asked:
+        length = len(request[0].ids)
+        if groups[-1] and length > room:
+            groups.append([])
+            room = tokens
+        groups[-1].append(request)
+        room -= length
+    return groups
+
+
+def _width(variants: "Variants") -> int:
+    return int(getattr(variants.config.get_text_config(), "hidden_size", _USUAL_WIDTH))
 
 
 def _answer_figures(answers: Mapping[str, "TokenScores"], limit: float) -> dict[str, Figure]:

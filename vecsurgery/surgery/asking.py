@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.calibration import Samples, load_tokenizer, other_answers, prepare, rows_of, sanity
+from vecsurgery.calibration import Samples, has_tokenizer, load_tokenizer, other_answers, prepare, rows_of, sanity
 from vecsurgery.checkpoint import Stored
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.errors import InputError
@@ -101,6 +101,9 @@ class Asking:
         except InputError as error:
             raise type(error)(f"evaluating {self._label} on {name}: {error}") from error
         self._warnings += samples.warnings
+        lost = sum(sample.answers and not sample.answer for sample in samples.samples)
+        if lost:
+            self._warnings.append(f"{name}: {lost} rows are left out: nothing of their answers is within `max_length`")
         return Source(samples, others)
 
     def _with_generated(self, found: Mapping[str, Measured]) -> dict[str, Measured]:
@@ -133,7 +136,7 @@ class Asking:
 
 def _tokenizer_folder(label: str, weights: Weights, given: Path | None) -> Path:
     own = getattr(weights, "folder", None) or getattr(getattr(weights, "into", None), "folder", None)
-    folder = own or given
+    folder = own if own is not None and (given is None or has_tokenizer(own)) else given
     if folder is None:
         raise InputError(f"{label}: a model in memory has no tokenizer; name a folder that has it: `tokenizer`")
     return Path(folder)

@@ -15,6 +15,7 @@ from vecsurgery.evaluation.tofu import read_tofu, tofu_path, write_tofu
 from vecsurgery.evaluation.types import EvaluatedModel, Evaluation, Figure
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import DataSpec
+from vecsurgery.surgery.allocator import return_large_blocks
 from vecsurgery.surgery.asking import Asking, Reading, Settings
 from vecsurgery.surgery.labels import is_figures, labelled
 
@@ -88,6 +89,7 @@ def evaluate(
     )
     folder = Path(tofu_eval) if tofu_eval is not None else None
     _require_possible(named, settings, reference, folder)
+    return_large_blocks()
     asked = [_opened(label, given, settings) for label, given in named.items()]
     ideal = _opened_reference(reference, named, settings)
     read = [each.read() if isinstance(each, Asking) else each for each in asked]
