@@ -29,6 +29,7 @@ into: {into}
 deltas: {{change: {{tuned: {tuned}}}}}
 geometry: {{retain: {{data: {data}, tokens: {rule}, max_tokens: {limit}}}}}
 steps: [{{project: retain_energy, geometry: retain, keep: 0.1}}]
+gates: []
 """
 _AROUND = '{around: ["<think>", "</think>"], before: 1}'
 _ROWS_LIMIT = 1024

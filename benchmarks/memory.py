@@ -29,6 +29,7 @@ into: {folder}/into
 deltas: {{change: {{tuned: {folder}/tuned}}}}
 geometry: {{retain: {{{source}}}}}
 steps: [{{project: retain_energy, geometry: retain, keep: 0.1}}]
+gates: []
 output: {{shard_size: {shard_size}, keep_geometry: false}}
 """
 _CHUNK = 64 * 2**20

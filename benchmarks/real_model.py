@@ -30,6 +30,7 @@ into: {folder}/base
 deltas: {{task: {{tuned: {folder}/tuned}}}}
 geometry: {{retain: {{data: {data}, {limits}}}}}
 steps: [{{project: {project}, geometry: retain, {option}}}]
+gates: []
 """
 PROJECTORS = {
     "retain_energy": ("keep: 0.1", "limit: {rows}"),

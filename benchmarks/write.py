@@ -29,6 +29,7 @@ _RECIPE = """
 into: {folder}/into
 deltas: {{change: {{tuned: {folder}/tuned}}}}
 steps: [{{scale: 0.5}}]
+gates: []
 """
 _MERGEKIT = """
 merge_method: task_arithmetic

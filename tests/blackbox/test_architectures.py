@@ -23,6 +23,7 @@ into: {into}
 deltas: {{change: {{tuned: {tuned}}}}}
 geometry: {{retain: {{data: {data}}}}}
 steps: [{{project: retain_energy, geometry: retain, keep: 0.1}}]
+gates: []
 output: {{shard_size: 20000}}
 """
 ANCHORED = """
@@ -30,12 +31,14 @@ into: {into}
 deltas: {{change: {{tuned: {tuned}}}}}
 geometry: {{retain: {{data: {data}}}, forget: {{data: {forget}}}}}
 steps: [{{project: retain_energy, geometry: retain, forget: forget, keep: 0.1}}]
+gates: []
 """
 RAIN = """
 into: {into}
 deltas: {{instruct: {{tuned: {tuned}, base: {base}}}}}
 geometry: {{thinking: {{data: {data}, template: none, tokens: {{{rule}}}}}}}
 steps: [{{project: null_space, geometry: thinking, rtol: 0.1}}]
+gates: []
 """
 BETWEEN = 'between: ["<think>", "</think>"]'
 AROUND = 'around: ["<think>", "</think>"], before: 1'

@@ -60,6 +60,7 @@ def workspace(checkpoints: Path, tmp_path: Path) -> Workspace:
         "deltas": {"change": {"tuned": "tuned"}},
         "geometry": {"retain": {"data": "retain.jsonl"}},
         "steps": [{"project": "retain_energy", "geometry": "retain", "keep": 0.1}],
+        "gates": [],  # random models fall into loops by themselves; tests of gates name theirs
     }
     return Workspace(root, recipe)
 
@@ -72,6 +73,7 @@ def rain(workspace: Workspace) -> Workspace:
         "deltas": {"instruct": {"tuned": "tuned", "base": "base"}},
         "geometry": {"thinking": {"data": "thoughts.jsonl", "tokens": {"between": ["<think>", "</think>"]}}},
         "steps": [{"project": "null_space", "geometry": "thinking"}],
+        "gates": [],
     }
     return workspace
 

@@ -24,6 +24,7 @@ into: into
 deltas: {change: {tuned: tuned}}
 geometry: {retain: {data: retain.jsonl}}
 steps: [{project: retain_energy, geometry: retain, keep: 0.1}]
+gates: []
 output: {shard_size: 30000}
 """
 

@@ -28,6 +28,7 @@ from vecsurgery.checkpoint import (
     write_bytes,
 )
 from vecsurgery.checkpoint.types import Weights
+from vecsurgery.errors import GateError
 from vecsurgery.fits import Coefficients
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry
@@ -49,6 +50,7 @@ from vecsurgery.surgery.checking import check_inputs, require_disk
 from vecsurgery.surgery.fitting import coefficient_file, fitted
 from vecsurgery.surgery.geometries import FOLDER, measured, rule_text
 from vecsurgery.surgery.inputs import Inputs, label
+from vecsurgery.surgery.judging import Judgement, judged
 from vecsurgery.surgery.planning import Plan, make_plan
 from vecsurgery.surgery.writing import AuditedInputs, write_all
 
@@ -77,13 +79,28 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
             coefficients = fitted(plan, geometries, partial.path / FOLDER, progress)
         with clock.phase("write"):
             _write(plan, geometries, coefficients, partial, progress)
+        with clock.phase("evaluate"):
+            edited = assembled(inputs, geometries, coefficients)
+            judgement = judged(inputs, edited, compute=compute, progress=progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
         record["fits"] = [_fit_record(inputs, each, partial) for each in coefficients.values()]
+        record["evaluation"], record["gates"] = judgement.evaluation, judgement.gates
         config = config_bytes(inputs.into.folder, inputs.recipe.output.dtype)
         record["files"][CONFIG_FILE] = hashlib.sha256(config).hexdigest()
         _finish(plan, record, partial)
-        publish(partial, config)
+        folder = publish(partial, config, failed=bool(judgement.failed))
+    if judgement.failed:
+        raise GateError(_failure(judgement, folder))
     return record
+
+
+def _failure(judgement: Judgement, folder: Path) -> str:
+    reasons = "".join(f"\n  {gate['reason']}" for gate in judgement.failed)
+    count = len(judgement.failed)
+    return (
+        f"the result does not pass {count} of {len(judgement.gates)} gates, so it was kept as {folder} "
+        f"with its report:{reasons}\nchange the recipe, or its gates, and run it again"
+    )
 
 
 def _fit_record(inputs: Inputs, found: Coefficients, partial: Partial) -> FitRecord:

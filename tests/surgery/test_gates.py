@@ -1,0 +1,204 @@
+"""Evaluation and gates of a run: what passes, what fails, and what is left behind."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from support import models
+
+import vecsurgery
+from tests.surgery.conftest import Workspace
+from tests.surgery.test_fits import unlearned as unlearned
+from tests.surgery.test_fits import write_answers
+from vecsurgery.checkpoint import Stored
+from vecsurgery.cli import main
+from vecsurgery.errors import GateError
+from vecsurgery.evaluation import answer_nll, measure_answers
+from vecsurgery.forward import Variants
+from vecsurgery.report.record import read
+from vecsurgery.surgery import judging
+from vecsurgery.surgery.api import opened
+from vecsurgery.surgery.judging import CONTINUATIONS, CONTINUED, SMOKE_SAMPLES
+
+
+@pytest.fixture
+def judged(unlearned: Workspace) -> Workspace:
+    """A recipe with a fit, rows to judge by and no gates."""
+    for name, first in (("forget-test", 60), ("retain-test", 90)):
+        write_answers(unlearned.root / "into", unlearned.root / f"{name}.jsonl", first=first)
+    (unlearned.root / "general.txt").write_text("\n\n".join(models.sentences(6, seed=5, length=9)))
+    unlearned.recipe["evaluate"] = {
+        "forget": "forget-test.jsonl",
+        "retain": "retain-test.jsonl",
+        "general": "general.txt",
+    }
+    return unlearned
+
+
+def _run(workspace: Workspace, gates: list[dict[str, Any]]) -> Any:
+    workspace.recipe["gates"] = gates
+    return vecsurgery.run(workspace.write(), workspace.out)
+
+
+def _steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No continuation loops: random models do so by chance."""
+    monkeypatch.setattr(judging, "looping", lambda ids: False)
+
+
+def test_figures_of_evaluate_are_those_of_the_folders(judged: Workspace) -> None:
+    record = _run(judged, [])
+    samples = opened(judged.root / "recipe.yaml").evaluation
+    for model, folder in (("into", "into"), ("raw", "tuned"), ("edited", "out")):
+        for name in ("forget", "retain", "general"):
+            expected = measure_answers(Stored(judged.root / folder), samples[name], role=name).values()
+            assert record["evaluation"][name]["figures"][model] == pytest.approx(expected, rel=1e-5)
+    assert record["gates"] == []
+
+
+def test_gates_hold_their_measures_against_bounds(judged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    _steady(monkeypatch)
+    gates = [
+        {"measure": "retention", "max": 100},
+        {"measure": "forgetting", "min": 0.01},
+        {"measure": "perplexity_ratio", "max": 1e6, "data": "general.txt"},
+    ]
+    del judged.recipe["evaluate"]["general"]
+    found = {gate["measure"]: gate for gate in _run(judged, gates)["gates"]}
+    assert list(found) == ["retention", "forgetting", "perplexity_ratio", "smoke"]
+    assert all(gate["passed"] for gate in found.values())
+    samples = opened(judged.root / "recipe.yaml").evaluation
+    models_of = {name: Stored(judged.root / name) for name in ("into", "tuned", "out")}
+    forget = {name: answer_nll(model, samples["forget"]).capped for name, model in models_of.items()}
+    retain = {name: answer_nll(model, samples["retain"]).mean for name, model in models_of.items()}
+    share = (forget["out"] - forget["into"]) / (forget["tuned"] - forget["into"])
+    assert found["retention"]["value"] == pytest.approx(retain["out"] - retain["into"], rel=1e-4)
+    assert found["forgetting"]["value"] == pytest.approx(share, rel=1e-4)
+    assert found["smoke"]["value"] is None
+
+
+def test_a_failed_gate_keeps_the_result_under_another_name_and_says_by_how_much(judged: Workspace) -> None:
+    with pytest.raises(
+        GateError, match=r"does not pass 1 of 2 gates.*\n.*retention 0\.\d+ .*misses max 0\.0001 by 0\."
+    ):
+        _run(judged, [{"measure": "retention", "max": 1e-4}, {"measure": "smoke"}])
+    failed = judged.root / "out.failed"
+    assert not judged.out.exists()
+    assert not (judged.root / "out.partial").exists()
+    assert (failed / "report.html").is_file()
+    gate = read(failed)["gates"][0]
+    assert gate["passed"] is False
+    assert gate["value"] > 1e-4
+    assert Stored(failed).layout.tensors.keys() == Stored(judged.root / "into").layout.tensors.keys()
+
+
+def test_what_failed_before_is_never_overwritten(judged: Workspace) -> None:
+    for _ in range(2):
+        with pytest.raises(GateError):
+            _run(judged, [{"measure": "retention", "max": 1e-4}])
+    assert {path.name for path in judged.root.glob("out*")} == {"out.failed", "out.failed-2"}
+
+
+def test_the_command_exits_1_and_names_the_figure(judged: Workspace) -> None:
+    judged.recipe["gates"] = [{"measure": "forgetting", "min": 5}]
+    shown = CliRunner().invoke(main, ["run", str(judged.write()), str(judged.out)])
+    assert shown.exit_code == 1
+    assert "misses min 5 by" in shown.stderr
+    judged.recipe["gates"] = [{"measure": "forgetting", "min": 6}]
+    as_json = CliRunner().invoke(main, ["run", str(judged.write()), str(judged.out), "--json"])
+    assert as_json.exit_code == 1
+    assert "out.failed-2" in json.loads(as_json.stderr)["error"]["message"]
+
+
+def test_a_destructive_recipe_is_stopped_by_the_default_gate(workspace: Workspace) -> None:
+    del workspace.recipe["gates"]
+    models.perturbed(workspace.root / "into", workspace.root / "tuned", seed=2, size=0.3)
+    workspace.recipe["steps"] = [{"scale": 60.0}]
+    with pytest.raises(GateError, match=r"smoke: perplexity .* times that of `into`, at most 10 is allowed"):
+        vecsurgery.run(workspace.write(), workspace.out)
+    assert not workspace.out.exists()
+    assert (workspace.root / "out.failed").is_dir()
+
+
+def test_logits_that_are_not_finite_fail_the_default_gate(workspace: Workspace) -> None:
+    del workspace.recipe["gates"]
+    workspace.recipe["steps"] = [{"scale": 1e37, "where": "*norm.weight"}]
+    with pytest.raises(GateError, match=r"logits are not finite on \d+ of \d+ texts"):
+        vecsurgery.run(workspace.write(), workspace.out)
+    assert not workspace.out.exists()
+
+
+def test_new_loops_fail_the_default_gate_and_old_ones_do_not(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del workspace.recipe["gates"]
+    asked: dict[str, Any] = {}
+
+    def continued(variants: Variants, prompts: Any, **options: Any) -> Any:
+        asked.update(options, prompts=prompts)
+        assert isinstance(variants, judging.Candidates)
+        return [[[1, 2, 3]] * len(prompts), [[7] * CONTINUED, *[[1, 2, 3]] * (len(prompts) - 1)]]
+
+    monkeypatch.setattr(judging, "greedy", continued)
+    with pytest.raises(GateError, match="1 of 4 greedy continuations repeat themselves where those of `into` do not"):
+        vecsurgery.run(workspace.write(), workspace.out)
+    assert len(asked["prompts"]) == CONTINUATIONS
+    assert asked["tokens"] == CONTINUED
+    monkeypatch.setattr(judging, "greedy", lambda variants, prompts, **_: [[[7] * CONTINUED] * len(prompts)] * 2)
+    record = vecsurgery.run(workspace.write(), workspace.out)
+    assert [gate["passed"] for gate in record["gates"]] == [True]
+
+
+def test_smoke_reads_at_most_32_calibration_samples(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.write_texts(workspace.root / "retain.jsonl", 60)
+    del workspace.recipe["gates"]
+    _steady(monkeypatch)
+    seen: list[int] = []
+    scores = judging.token_scores
+
+    def counted(variants: Any, samples: Any, **options: Any) -> Any:
+        seen.append(len(samples))
+        return scores(variants, samples, **options)
+
+    monkeypatch.setattr(judging, "token_scores", counted)
+    vecsurgery.run(workspace.write(), workspace.out)
+    assert seen == [SMOKE_SAMPLES]
+
+
+@pytest.mark.parametrize("tokenizer", [True, False])
+def test_a_recipe_without_text_is_looked_at_with_built_in_text(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tokenizer: bool
+) -> None:
+    _steady(monkeypatch)
+    workspace.recipe = {"into": "into", "deltas": {"change": {"tuned": "tuned"}}, "steps": [{"scale": 0.5}]}
+    if not tokenizer:
+        for name in ("into", "tuned"):
+            (workspace.root / name / "tokenizer.json").unlink()
+    record = vecsurgery.run(workspace.write(), workspace.out)
+    assert record["gates"][0]["passed"]
+
+
+def test_rows_that_serve_twice_are_scored_once(judged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    scores = judging.token_scores
+
+    def counted(variants: Any, samples: Any, **options: Any) -> Any:
+        seen.append(len(samples))
+        return scores(variants, samples, **options)
+
+    _steady(monkeypatch)
+    monkeypatch.setattr(judging, "token_scores", counted)
+    record = _run(judged, [{"measure": "retention", "max": 100}, {"measure": "forgetting", "min": -100}])
+    smoke = len(opened(judged.root / "recipe.yaml").samples["retain"].samples[:SMOKE_SAMPLES])
+    rows = [record["evaluation"][name]["rows"] for name in ("forget", "retain", "general")]
+    assert seen == [sum(rows) + smoke]
+
+
+def test_an_undefined_share_of_forgetting_is_a_failed_gate(judged: Workspace) -> None:
+    judged.recipe["steps"] = [{"scale": 0.5}]
+    judged.recipe["geometry"] = {}
+    judged.recipe |= {"into": "tuned", "deltas": {"change": {"tuned": "into"}}}
+    with pytest.raises(GateError, match="which is no number to hold against a bound"):
+        _run(judged, [{"measure": "forgetting", "min": 0.5}])
+    assert math.isfinite(read(judged.root / "out.failed")["evaluation"]["forget"]["figures"]["edited"]["nll"])

@@ -1,0 +1,232 @@
+"""What the result is measured on and judged by: `evaluate` and `gates`, over the edited weights, in one pass.
+
+Models are `into`, raw (`into` plus every delta as loaded) and edited. The edited weights are rounded as they are
+stored, so figures are those of the folder.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vecsurgery.calibration import Samples
+from vecsurgery.calibration.types import Sample
+from vecsurgery.checkpoint import file_sha256
+from vecsurgery.evaluation import Measured, Source, figures, looping, requests
+from vecsurgery.forward import Compute, TokenScores, greedy, token_scores
+from vecsurgery.progress import Progress, silent
+from vecsurgery.recipe.types import DataSpec, GateSpec
+from vecsurgery.report.record import EvaluationRecord, GateRecord
+from vecsurgery.surgery.candidates import Candidates, Variant
+from vecsurgery.surgery.edited import Edited
+from vecsurgery.surgery.inputs import Inputs
+from vecsurgery.surgery.probe import end_ids, probe_samples
+
+MODELS = ("into", "raw", "edited")
+SMOKE_SAMPLES = 32
+"""Most calibration samples that `smoke` takes the perplexity of."""
+SMOKE_RATIO = 10.0
+"""perplexity(edited)/perplexity(into) above which `smoke` fails."""
+CONTINUATIONS, CONTINUED = 4, 64
+"""Greedy continuations that `smoke` looks at, and their tokens."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Figures of `evaluate` and what became of every gate."""
+
+    evaluation: dict[str, EvaluationRecord]
+    gates: list[GateRecord]
+
+    @property
+    def failed(self) -> list[GateRecord]:
+        return [gate for gate in self.gates if not gate["passed"]]
+
+
+def judged(inputs: Inputs, edited: Edited, *, compute: Compute = "float32", progress: Progress = silent) -> Judgement:
+    """Measure everything that `evaluate` and `gates` ask for: one pass for all of it, and the continuations of `smoke`.
+
+    Nothing is done where the recipe asks for nothing.
+    """
+    sources = _sources(inputs)
+    if not sources:
+        return Judgement({}, [])
+    needs_raw = bool(inputs.recipe.evaluate) or any(gate.measure == "forgetting" for gate in inputs.recipe.gates)
+    models = [name for name in MODELS if name != "raw" or needs_raw]
+    candidates = Candidates(edited, [Variant(name) for name in models])  # type: ignore[arg-type]
+    scores = _scored(candidates, sources, compute, progress)
+    vocabulary = int(inputs.into.config.get_text_config().vocab_size)
+    measured = {
+        model: {name: figures(source, own[name], vocabulary, name) for name, source in sources.items()}
+        for model, own in zip(models, scores, strict=True)
+    }
+    evaluation = {
+        name: _evaluation_record(name, data, {model: found[name] for model, found in measured.items()})
+        for name, data in inputs.recipe.evaluate.items()
+    }
+    gates = []
+    for index, gate in enumerate(inputs.recipe.gates):
+        own = {model: found[_key(index)] for model, found in measured.items()}
+        if gate.measure == "smoke":
+            losses = scores[models.index("edited")][_key(index)]
+            gates.append(_smoke(inputs, edited, own, losses, sources[_key(index)], compute, progress))
+        else:
+            gates.append(_gate(gate, own))
+    return Judgement(evaluation, gates)
+
+
+def _key(index: int) -> str:
+    """Name of a gate's rows; no name of `evaluate` has a space."""
+    return f"gate {index}"
+
+
+def _sources(inputs: Inputs) -> dict[str, Source]:
+    """Rows of `evaluate` by name, and of the gates."""
+    sources = {name: Source(samples) for name, samples in inputs.evaluation.items()}
+    for index, gate in enumerate(inputs.recipe.gates):
+        if gate.measure == "smoke":
+            sources[_key(index)] = Source(_smoke_samples(inputs))
+        else:
+            sources[_key(index)] = Source(_as_asked(gate, inputs.gate_samples[index]))
+    return sources
+
+
+def _as_asked(gate: GateSpec, samples: Samples) -> Samples:
+    """Rows of perplexity count as running text, whatever fields they came in."""
+    return _as_text(samples) if gate.measure == "perplexity_ratio" else samples
+
+
+def _as_text(samples: Samples) -> Samples:
+    return replace(samples, samples=tuple(replace(sample, answer=()) for sample in samples.samples))
+
+
+def _smoke_samples(inputs: Inputs) -> Samples:
+    """The first calibration samples of the recipe, or a few built-in sentences where it measures no geometry."""
+    first = next(iter(inputs.samples.values()), None)
+    found = probe_samples(inputs) if first is None else first
+    return _as_text(replace(found, samples=found.samples[:SMOKE_SAMPLES]))
+
+
+def _scored(
+    candidates: Candidates, sources: Mapping[str, Source], compute: Compute, progress: Progress
+) -> list[dict[str, list[TokenScores]]]:
+    """[model] → source → scores of its requests, all of one pass; rows that several sources share are scored once."""
+    asked = {name: requests(source) for name, source in sources.items()}
+    unique: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, Sample]] = {}
+    for entries in asked.values():
+        for sample, positions in entries:
+            unique.setdefault((sample.ids, positions), (len(unique), sample))
+    samples = [sample for _, sample in unique.values()]
+    scores = token_scores(
+        candidates,
+        samples,
+        positions=[positions for _, positions in unique],
+        compute=compute,
+        stage="evaluating",
+        progress=progress,
+    )
+    return [
+        {
+            name: [own[unique[sample.ids, positions][0]] for sample, positions in entries]
+            for name, entries in asked.items()
+        }
+        for own in scores
+    ]
+
+
+def _evaluation_record(name: str, data: DataSpec, measured: Mapping[str, Measured]) -> EvaluationRecord:
+    values = {model: found.values() for model, found in measured.items()}
+    broken = [f"{model}: {key}" for model, own in values.items() for key, value in own.items() if value is None]
+    first = next(iter(measured.values()))
+    return EvaluationRecord(
+        rows=first.rows,
+        tokens=first.tokens,
+        data={str(file): file_sha256(file) for file in data.data},
+        figures={
+            model: {key: value for key, value in own.items() if value is not None} for model, own in values.items()
+        },
+        warnings=[f"evaluate.{name}: {text} is not finite and was left out" for text in broken],
+    )
+
+
+def _gate(gate: GateSpec, measured: Mapping[str, Measured]) -> GateRecord:
+    value, words = _value(gate, measured)
+    limits = {"min": gate.min, "max": gate.max}
+    bounds = [f"{name} {limit:g}" for name, limit in limits.items() if limit is not None]
+    if value is None or not math.isfinite(value):
+        return _gate_record(gate, None, False, f"{gate.measure}: {words}, which is no number to hold against a bound")
+    missed = _missed(gate, value)
+    verdict = f"misses {' and '.join(bounds)} by {missed:.4g}" if missed else f"within {' and '.join(bounds)}"
+    return _gate_record(gate, value, not missed, f"{gate.measure} {value:.4g} ({words}), {verdict}")
+
+
+def _missed(gate: GateSpec, value: float) -> float:
+    """By how much the value lies outside of the bounds; 0 inside."""
+    below = gate.min - value if gate.min is not None else 0.0
+    above = value - gate.max if gate.max is not None else 0.0
+    return max(below, above, 0.0)
+
+
+def _gate_record(gate: GateSpec, value: float | None, passed: bool, reason: str) -> GateRecord:
+    return GateRecord(measure=gate.measure, min=gate.min, max=gate.max, value=value, passed=passed, reason=reason)
+
+
+def _value(gate: GateSpec, measured: Mapping[str, Measured]) -> tuple[float | None, str]:
+    """The value of a measure (None where it is undefined), and where it comes from in words."""
+    if gate.measure == "forgetting":
+        into, raw, edited = (_number(measured[model], "capped_loss") for model in MODELS)
+        words = f"capped answer loss: into {into:.4g}, raw {raw:.4g}, edited {edited:.4g}"
+        return ((edited - into) / (raw - into) if raw > into else None), words
+    name, words = ("nll", "answer NLL") if gate.measure == "retention" else ("perplexity", "perplexity")
+    into, edited = (_number(measured[model], name) for model in ("into", "edited"))
+    return edited - into if gate.measure == "retention" else edited / into, f"{words} {into:.4g} → {edited:.4g}"
+
+
+def _number(measured: Measured, name: str) -> float:
+    value = measured[name]
+    return math.nan if value is None else value
+
+
+def _smoke(
+    inputs: Inputs,
+    edited: Edited,
+    measured: Mapping[str, Measured],
+    scores: Sequence[TokenScores],
+    source: Source,
+    compute: Compute,
+    progress: Progress,
+) -> GateRecord:
+    """Finite logits, no explosion of perplexity, no loop in greedy continuations that `into` does not fall into."""
+    gate = GateSpec("smoke")
+    broken = sum(not bool(score.losses.isfinite().all()) for score in scores)
+    if broken:
+        return _gate_record(gate, None, False, f"smoke: logits are not finite on {broken} of {len(scores)} texts")
+    into, after = (_number(measured[model], "perplexity") for model in ("into", "edited"))
+    ratio = after / into
+    words = f"perplexity {into:.4g} → {after:.4g}"
+    if not ratio <= SMOKE_RATIO:
+        excess = f"{ratio:.4g} times that of `into`, at most {SMOKE_RATIO:g} is allowed"
+        return _gate_record(gate, None, False, f"smoke: {words}, {excess}")
+    loops = _loops(inputs, edited, source.samples.samples, compute, progress)
+    if loops:
+        text = f"{loops} of {CONTINUATIONS} greedy continuations repeat themselves where those of `into` do not"
+        return _gate_record(gate, None, False, f"smoke: {text}")
+    return _gate_record(gate, None, True, f"smoke: finite logits, {words}, no new loop in greedy continuations")
+
+
+def _loops(inputs: Inputs, edited: Edited, samples: Sequence[Sample], compute: Compute, progress: Progress) -> int:
+    """How many greedy continuations of the edited model loop where those of `into` do not.
+
+    Small models loop under greedy decoding whatever is done to them; what the edit broke is what counts.
+    """
+    prompts = [sample.ids[: min(max(1, len(sample.ids) // 2), CONTINUED)] for sample in samples[:CONTINUATIONS]]
+    candidates = Candidates(edited, [Variant("into"), Variant("edited")])
+    into, after = greedy(
+        candidates,
+        prompts,
+        tokens=CONTINUED,
+        stop=end_ids(inputs),
+        compute=compute,
+        stage="continuing",
+        progress=progress,
+    )
+    return sum(looping(new) and not looping(old) for old, new in zip(into, after, strict=True))
