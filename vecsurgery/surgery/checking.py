@@ -199,6 +199,8 @@ def _measured(inputs: Inputs, facts: dict[str, Any]) -> list[str]:
     facts["rows"] = {what: {**samples.counts, "fingerprint": samples.fingerprint} for what, samples in found.items()}
     if found:
         _require_streamable(next(iter(found)), inputs.into)
+    elif inputs.recipe.gates:
+        _require_streamable("gates: smoke (`gates: []` does without)", inputs.into)
     for step, models in inputs.fit_models.items():
         ids = {index for sample in inputs.fit_samples[step].samples for index in sample.ids}
         for key, model in models.items():
