@@ -184,29 +184,27 @@ def test_prompts_of_near_lengths_share_their_passes_where_the_model_is_held(two,
     assert cached.count(True) == 2 * (15 + 8)
 
 
-class Forgetful:
-    """A key-value cache that knows of the past what it is told, and returns of it nothing but the last tokens."""
+def forgetful(known: int) -> Any:
+    """A key-value cache that mistakes one value for another as soon as it knows so many tokens."""
+    from transformers import DynamicCache
 
-    def __new__(cls, kept: int) -> Any:
-        from transformers import DynamicCache
+    class Forgetful(DynamicCache):
+        def update(self, keys: Tensor, values: Tensor, layer: int, *rest: Any, **more: Any) -> Any:
+            past = self.get_seq_length(layer)
+            keys, values = super().update(keys, values, layer, *rest, **more)
+            if past >= known:
+                values = torch.cat([values[:, :, -1:], values[:, :, 1:]], dim=2)
+            return keys, values
 
-        class Cut(DynamicCache):
-            def update(self, keys: Tensor, values: Tensor, layer: int, *rest: Any, **more: Any) -> Any:
-                past = self.get_seq_length(layer)
-                keys, values = super().update(keys, values, layer, *rest, **more)
-                if past >= kept:
-                    values = torch.cat([values[:, :, -1:], values[:, :, 1:]], dim=2)
-                return keys, values
-
-        return Cut()
+    return Forgetful()
 
 
-@pytest.mark.parametrize(("kept", "most"), [(0, 4), (20, 100)])
+@pytest.mark.parametrize(("known", "most"), [(0, 4), (20, 100)])
 @pytest.mark.parametrize("held", [True, False])
-def test_a_cache_that_goes_wrong_is_found_out(two, tmp_path, monkeypatch, held, kept, most) -> None:
+def test_a_cache_that_goes_wrong_is_found_out(two, tmp_path, monkeypatch, held, known, most) -> None:
     variants, cached = two("llama"), count_passes(monkeypatch)
     monkeypatch.setattr(generation, "_HELD_BYTES", int(held) << 30)
-    monkeypatch.setattr(StreamedModel, "new_cache", lambda self: Forgetful(kept))
+    monkeypatch.setattr(StreamedModel, "new_cache", lambda self: forgetful(known))
     prompts = [PROMPTS[0], PROMPTS[2]]
     assert greedy(variants, prompts, tokens=24) == variants.expected(tmp_path, prompts, 24)
     assert cached.count(True) <= most

@@ -72,7 +72,6 @@ def greedy(
     if any(not sequence.ended for sequence in every):
         model = StreamedModel(variants, prompts, compute=compute, hold_below=_HELD_BYTES)
         tie = torch.finfo(compute_dtype(variants, compute)).eps ** 0.5
-
         told = 0.0
 
         def tell(part: float) -> None:
