@@ -11,6 +11,7 @@ import vecsurgery
 from tests.surgery.conftest import Workspace
 from tests.surgery.results import contents
 from vecsurgery.cli import main
+from vecsurgery.errors import RunError
 from vecsurgery.surgery import running
 
 FULL = Path("/dev/full")
@@ -98,3 +99,28 @@ def test_a_fault_while_measuring_is_resumable_too(sharded: Workspace, monkeypatc
     assert (sharded.root / "out.partial").is_dir()
     vecsurgery.run(sharded.write(), sharded.out)
     assert contents(sharded.out) == expected
+
+
+@pytest.mark.parametrize(("fault", "measures_again"), [("report.html", False), ("publish", True)])
+def test_geometry_that_is_not_kept_goes_last_and_its_loss_is_resumable(
+    sharded: Workspace, monkeypatch: pytest.MonkeyPatch, fault: str, measures_again: bool
+) -> None:
+    sharded.recipe["output"]["keep_geometry"] = False
+    expected = _uninterrupted(sharded)
+
+    def cut_off(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        if fault == "publish":
+            interrupted.setattr(running, "publish", cut_off)
+        else:
+            _full_at(interrupted, fault)
+        with pytest.raises((KeyboardInterrupt, RunError)):
+            vecsurgery.run(sharded.write(), sharded.out)
+    (sharded.root / "out.partial" / f"{fault}.part").unlink(missing_ok=True)  # somebody made room
+    stages: set[str] = set()
+    vecsurgery.run(sharded.write(), sharded.out, progress=lambda stage, *_: stages.add(stage))
+    assert contents(sharded.out) == expected
+    assert not (sharded.out / "surgery").exists()
+    assert ("measuring retain" in stages) == measures_again

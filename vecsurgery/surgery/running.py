@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -286,12 +286,14 @@ def _finish(plan: Plan, record: Record, partial: Partial) -> None:
             write_bytes(partial.path / name, text.encode())
             files[name] = file_sha256(partial.path / name)
     files |= {entry["file"]: entry["sha256"] for entry in record.get("fits", [])}
+    forgotten: list[str] = []
     if inputs.recipe.output.keep_geometry:
         files |= {entry["file"]: entry["sha256"] for entry in record["geometry"].values()}
     else:
-        _forget_geometry(record, partial)
+        forgotten = [entry.pop("file") for entry in record["geometry"].values()]
     write_bytes(partial.path / "report.html", report.html(record).encode())
     write_bytes(partial.path / RECORD_FILE, report.dumps(record).encode())
+    _forget_geometry(forgotten, partial)
 
 
 def _without_places(inputs: Inputs) -> str:
@@ -307,9 +309,10 @@ def _files(spec: GeometrySpec) -> list[Path]:
     return [*(spec.data.data if spec.data else ()), *([spec.file] if spec.file else [])]
 
 
-def _forget_geometry(record: Record, partial: Partial) -> None:
-    for entry in record["geometry"].values():
-        (partial.path / entry.pop("file")).unlink(missing_ok=True)
+def _forget_geometry(files: Sequence[str], partial: Partial) -> None:
+    """Last of all: a run that is cut off behind this measures once more (to the same bytes), one before it does not."""
+    for name in files:
+        (partial.path / name).unlink(missing_ok=True)
     folder = partial.path / FOLDER
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
