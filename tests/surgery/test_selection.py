@@ -1,5 +1,6 @@
 """What a step touches: parts of fused matrices, layers, several steps, deltas and geometries, `others`, the rest."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.blackbox import reference
 from tests.surgery.conftest import Workspace
 from tests.surgery.results import QUERY, in_float32, record_of, require_close, same_bits, tensors_of
 from vecsurgery.calibration import Samples, load_tokenizer, prepare
+from vecsurgery.errors import InputError
 from vecsurgery.recipe.types import DataSpec
 
 KEEP = 0.2
@@ -136,6 +138,30 @@ def test_where_and_except_select_by_full_names(llama: Pair) -> None:
     touched = {name for name in llama.into if edited.edit(name).facts}
     mine = {name for name in llama.into if "layers.1." in name or "up_proj" in name}
     assert touched == {name for name in mine if "q_proj" not in name and "norm" not in name}
+
+
+@pytest.mark.parametrize(
+    ("key", "glob", "hint"),
+    [
+        ("where", "layers.1.mlp", r"did you mean '\*layers\.1\.mlp\*', which matches 'model\.layers\.1\.mlp"),
+        ("except", "*.q_porj.*", "one is 'lm_head.weight'"),
+    ],
+)
+def test_a_glob_that_matches_nothing_beside_one_that_does_is_refused_by_name(
+    llama: Pair, key: str, glob: str, hint: str
+) -> None:
+    with pytest.raises(
+        InputError, match=rf"^step 'retain_energy': {key} '{re.escape(glob)}' matches no tensor.*{hint}"
+    ):
+        _ = llama.edit(_step(**{key: ["*up_proj*", glob]}))
+
+
+def test_a_glob_may_name_the_head_of_a_model_that_ties_it(tmp_path: Path) -> None:
+    into = models.checkpoint(tmp_path / "into", tie_word_embeddings=True)
+    tuned = models.perturbed(into, tmp_path / "tuned", seed=2)
+    assert "lm_head.weight" not in tensors_of(into)
+    edited = vecsurgery.edit(into=into, deltas={"x": tuned}, steps=[{"scale": 0.5, "except": ["lm_head*", "*norm*"]}])
+    assert edited.edit(QUERY).facts
 
 
 def test_two_deltas_go_through_their_own_geometries(workspace: Workspace) -> None:

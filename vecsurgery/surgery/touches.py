@@ -53,10 +53,12 @@ def is_block_matrix(info: TensorInfo) -> bool:
 def touches(steps: Sequence[Step], layout: Layout) -> dict[str, tuple[Touch, ...]]:
     """For every stored tensor, the steps that concern it, in order.
 
-    Errors: InputError where a step's selection matches nothing, or its `where` names only tensors that have no site.
+    Errors: InputError where a step's selection, or one of its globs, matches nothing, or its `where` names only tensors
+    that have no site.
     """
     table: dict[str, list[Touch]] = {name: [] for name in layout.order}
     for step in steps:
+        _refuse_idle_globs(step, layout)
         if step.verb == "project":
             _refuse_siteless(step, layout)
         matched = 0
@@ -67,7 +69,7 @@ def touches(steps: Sequence[Step], layout: Layout) -> dict[str, tuple[Touch, ...
                 matched += touch.effect in ("edit", "scale", "fit")
         if not matched:
             raise InputError(
-                f"step {step.id!r} (line {step.line}): its selection (modules, layers, where, except) matches no "
+                f"step {step.id!r}{_line(step)}: its selection (modules, layers, where, except) matches no "
                 f"{'tensor' if step.verb == 'scale' else 'block matrix'} of {layout.architecture!r} with "
                 f"{layout.blocks} blocks; widen it, or remove the step"
             )
@@ -138,13 +140,36 @@ def _partial_rows(step: Step, matrix: Matrix | None) -> Rows | None:
     return tuple(sorted(rows))
 
 
+def _refuse_idle_globs(step: Step, layout: Layout) -> None:
+    """Refuse a glob that matches no tensor at all: beside others that do, a typing error in it would go unseen.
+
+    A tied tensor that the files leave out (`lm_head.weight`) counts as there.
+    """
+    names = [*layout.order, *layout.tied]
+    globs = [("where", glob) for glob in step.selection.where] + [("except", glob) for glob in step.selection.exclude]
+    for key, glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            wider = f"*{glob.strip('*')}*"
+            found = next((name for name in names if fnmatchcase(name, wider)), None)
+            hint = f"did you mean {wider!r}, which matches {found!r}?" if found else f"one is {layout.order[-1]!r}"
+            raise InputError(
+                f"step {step.id!r}{_line(step)}: {key} {glob!r} matches no tensor of {layout.architecture!r}; a glob "
+                f"must match a full tensor name: {hint}"
+            )
+
+
+def _line(step: Step) -> str:
+    """Where the step stands, for those that come from a file."""
+    return f" (line {step.line})" if step.line else ""
+
+
 def _refuse_siteless(step: Step, layout: Layout) -> None:
     """Refuse a `where` glob that names only tensors without a site (routers, fused experts, norms)."""
     for glob in step.selection.where:
         names = [name for name in layout.order if fnmatchcase(name, glob)]
         if names and not any(is_block_matrix(layout.tensors[name]) for name in names):
             raise InputError(
-                f"step {step.id!r} (line {step.line}): where {glob!r} names {names[0]!r}"
+                f"step {step.id!r}{_line(step)}: where {glob!r} names {names[0]!r}"
                 f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}, which is no linear map with a measured "
                 "input (a router, fused experts, a norm or an embedding); such tensors follow `others`"
             )
