@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -229,3 +230,15 @@ def perturbed(folder: Path, target: Path) -> Path:
     copy_side_files(folder, target, plan_side_files(folder).copied)
     (target / "config.json").write_bytes((folder / "config.json").read_bytes())
     return target
+
+
+def save_as(model: Any, source: Path, folder: Path, dtype: str) -> None:
+    """The model's weights in this type, beside the tokenizer files that it came with."""
+    from vecsurgery.checkpoint import copy_side_files, plan_side_files
+
+    state = {name: tensor.detach().to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2))
+    side = tuple(name for name in plan_side_files(source).copied if name != "generation_config.json")
+    copy_side_files(source, folder, side)

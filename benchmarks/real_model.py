@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks import _passes
+from benchmarks._checkpoints import save_as
 from benchmarks._common import MEGABYTE, Outcome, arguments, child, show
-from vecsurgery.checkpoint import copy_side_files, plan_side_files
 
 _BATCH = 8
 _LENGTH = 128
@@ -48,7 +48,7 @@ def fine_tune(model: str, data: str, folder: str, steps: int, seed: int) -> dict
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     for dtype in ("float32", "bfloat16"):
-        _save(loaded, Path(model), Path(folder, dtype, "base"), dtype)
+        save_as(loaded, Path(model), Path(folder, dtype, "base"), dtype)
     rows = json.loads(Path(data, "forget10.json").read_text())
     texts = [f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows]
     samples = [tokenizer(text, truncation=True, max_length=_LENGTH)["input_ids"] for text in texts]
@@ -66,7 +66,7 @@ def fine_tune(model: str, data: str, folder: str, steps: int, seed: int) -> dict
         losses.append(float(loss.detach()))
     loaded.eval()
     for dtype in ("float32", "bfloat16"):
-        _save(loaded, Path(model), Path(folder, dtype, "tuned"), dtype)
+        save_as(loaded, Path(model), Path(folder, dtype, "tuned"), dtype)
     return {"first": sum(losses[:10]) / len(losses[:10]), "last": sum(losses[-10:]) / len(losses[-10:])}
 
 
@@ -84,16 +84,6 @@ def _padded(samples: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.tensor([sample + [0] * (length - len(sample)) for sample in samples])
     labels = torch.tensor([sample + [-100] * (length - len(sample)) for sample in samples])
     return ids, labels
-
-
-def _save(model: Any, source: Path, folder: Path, dtype: str) -> None:
-    """The model's weights in this type, beside the tokenizer files that it came with."""
-    state = {name: tensor.detach().to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=state)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2))
-    side = tuple(name for name in plan_side_files(source).copied if name != "generation_config.json")
-    copy_side_files(source, folder, side)
 
 
 def effect(name: str, dtype: str, matrices: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""Cleaning unlearned checkpoints, judged against the alternatives at equal forgetting.
+
+    python -m benchmarks.unlearning --model MODEL --data DATA --work WORK [--seeds 1,2,3] [--stages models,…]
+
+MODEL: a small Llama folder. DATA: a folder of TOFU with full.json, retain90.json, forget10.json, retain_perturbed.json
+and forget10_perturbed.json. WORK: every result is kept there as JSON and made once; an interrupted run goes on.
+Settings and their reasons stand in settings.py; `--size tiny` uses small ones, on any model, to see that all runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.unlearning.comparing import compare
+from benchmarks.unlearning.models import health, make_models
+from benchmarks.unlearning.relearning import relearn
+from benchmarks.unlearning.sensitivity import sensitivity
+from benchmarks.unlearning.settings import REPORTED_SEEDS, Settings, tiny
+from benchmarks.unlearning.shipped import shipped
+from benchmarks.unlearning.work import Work, open_work
+from vecsurgery.demo.train import reproducible
+
+STAGES = ("models", "compare", "shipped", "sensitivity", "relearn")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Carry out the wanted stages for every seed."""
+    settings = tiny() if options.size == "tiny" else Settings()
+    with reproducible(settings.threads):
+        for seed in options.seeds:
+            work = open_work(options.work, options.model, options.data, settings, seed, _say)
+            for stage in options.stages:
+                _STAGE[stage](work)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _models(work: Work) -> None:
+    make_models(work)
+    work.once("health", lambda: health(work))
+
+
+def _each(name: str, make: Callable[[Work, str], Any]) -> Callable[[Work], None]:
+    """A stage that is made for each unlearner apart."""
+
+    def stage(work: Work) -> None:
+        for unlearner in work.settings.unlearners:
+            work.once(f"{name}/{unlearner.name}", partial(make, work, unlearner.name))
+
+    return stage
+
+
+def _relearn(work: Work, unlearner: str) -> Any:
+    return relearn(work, unlearner, work.once(f"compare/{unlearner}", lambda: compare(work, unlearner)))
+
+
+_STAGE: dict[str, Callable[[Work], None]] = {
+    "models": _models,
+    "compare": _each("compare", compare),
+    "shipped": _each("shipped", shipped),
+    "sensitivity": lambda work: work.once("sensitivity", lambda: sensitivity(work)),
+    "relearn": _each("relearn", _relearn),
+}
+
+
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "data", "work"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--seeds", type=_numbers, default=REPORTED_SEEDS, help="default 1,2,3; 0 is the pilot's")
+    parser.add_argument("--stages", type=_stages, default=STAGES, help=f"default {','.join(STAGES)}")
+    return parser.parse_args(given)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _stages(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= set(STAGES):
+        raise argparse.ArgumentTypeError(f"{text}: expected some of {','.join(STAGES)}")
+    return names
+
+
+if __name__ == "__main__":
+    main(parse())

@@ -1,0 +1,87 @@
+"""Every method at equal forgetting, on authors that neither calibration nor fit saw."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.unlearning.generation import rouge_recall
+from benchmarks.unlearning.lines import Points, make_lines
+from benchmarks.unlearning.matching import Match, match
+from benchmarks.unlearning.measures import answers
+from benchmarks.unlearning.models import samples
+from benchmarks.unlearning.training import load
+from benchmarks.unlearning.work import Work
+from vecsurgery.calibration import load_tokenizer
+
+MATCHED = {"capped": 1.0, "token_probability": -1.0}
+"""What forgetting is matched on, and the sign with which it rises as a model forgets."""
+PARTS = ("forget_test", "retain_test")
+PARAPHRASED = ("forget_paraphrased", "retain_paraphrased")
+
+
+def ends(work: Work, unlearner: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Measures of the original and the unlearned model: name → part → measure."""
+    found = {}
+    for name in ("original", unlearner):
+        model = load(work.checkpoint(name))
+        found["raw" if name == unlearner else name] = {
+            part: answers(model, samples(work, part)).means() for part in (*PARTS, *PARAPHRASED)
+        } | {"rouge": _rouge(work, model)}
+    return found
+
+
+def compare(work: Work, unlearner: str) -> dict[str, Any]:
+    """Ends, and for each method its curve and its points at equal forgetting."""
+    known = ends(work, unlearner)
+    model = load(work.checkpoint("original"))
+    lines = {}
+    for name, (line, coefficients) in make_lines(work, unlearner).items():
+        work.say(f"seed {work.seed}: {unlearner}, {name}")
+        points = Points(work, line, model)
+        curve = [{"coefficient": at} | {part: points.rows(part, at).means() for part in PARTS} for at in coefficients]
+        lines[name] = {
+            "curve": curve,
+            "matched": {measure: matched(points, coefficients, known, measure) for measure in MATCHED},
+        }
+    return {"ends": known, "lines": lines}
+
+
+def find(points: Points, coefficients: Sequence[float], known: Any, measure: str) -> Match:
+    """The point of a line at which the evaluation rows are forgotten as much as is asked for."""
+    comparison, sign = points.work.settings.comparison, MATCHED[measure]
+    start, end = (sign * known[name]["forget_test"][measure] for name in ("original", "raw"))
+
+    def ask(coefficient: float) -> float:
+        value = sign * points.rows("forget_test", coefficient).means()[measure]
+        return float((value - start) / (end - start))
+
+    return match(
+        ask,
+        coefficients,
+        comparison.share,
+        tolerance=comparison.tolerance,
+        refinements=comparison.refinements,
+    )
+
+
+def matched(points: Points, coefficients: Sequence[float], known: Any, measure: str) -> dict[str, Any]:
+    """A line's point at equal forgetting, with every measure of that very model."""
+    found = find(points, coefficients, known, measure)
+    at = found.coefficient
+    return {
+        "coefficient": at,
+        "share": found.value,
+        "met": found.met,
+        **{part: points.rows(part, at).means() for part in (*PARTS, *PARAPHRASED)},
+        "rouge": _rouge(points.work, points.put(at)),
+    }
+
+
+def _rouge(work: Work, model: Any) -> dict[str, float]:
+    split, each = work.settings.split, work.settings.comparison.generated
+    tokenizer = load_tokenizer(work.model)
+    found = {}
+    for part in PARTS:
+        rows = samples(work, part)
+        chosen = [row for index, row in enumerate(rows) if index % split.evaluation_rows < each]
+        found[part] = rouge_recall(model, tokenizer, chosen)
+    return found

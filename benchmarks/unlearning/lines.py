@@ -1,0 +1,116 @@
+"""The methods under comparison, each a line of models in one coefficient, and their measures at any point of it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from benchmarks.unlearning import cleaning
+from benchmarks.unlearning.batches import endless
+from benchmarks.unlearning.measures import Answers, answers
+from benchmarks.unlearning.models import samples
+from benchmarks.unlearning.training import load, on_answers, train
+from benchmarks.unlearning.work import Work
+from vecsurgery.calibration.types import Sample
+
+RECIPE = "keep"
+"""Lines of the shipped recipe are called `keep 0.02`."""
+
+
+class AnyLine(Protocol):
+    """Models in one coefficient."""
+
+    def at(self, coefficient: float) -> dict[str, Tensor]:
+        """The state dict of one of them."""
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The raw delta scaled, then some steps of fine-tuning on the calibration rows."""
+
+    work: Work
+    scaled: AnyLine
+    steps: int
+    _made: dict[float, dict[str, Tensor]] = field(default_factory=dict)
+
+    def at(self, coefficient: float) -> dict[str, Tensor]:
+        if coefficient not in self._made:
+            model = load(self.work.model)
+            put(model, self.scaled.at(coefficient))
+            training = self.work.settings.comparison.fine_tuning
+            batches = endless(samples(self.work, "calibration"), training.batch, f"repair {self.work.seed}")
+            train(model, on_answers(model, batches), training, self.steps)
+            self._made[coefficient] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return self._made[coefficient]
+
+
+@dataclass
+class Points:
+    """Measures along a line, each made once: `rows(part, coefficient)`."""
+
+    work: Work
+    line: AnyLine
+    model: Any
+    """A model to put states into."""
+    _known: dict[tuple[str, float], Answers] = field(default_factory=dict)
+    _at: float | None = None
+
+    def rows(self, part: str, coefficient: float) -> Answers:
+        """Measures on a part of the rows."""
+        key = (part, coefficient)
+        if key not in self._known:
+            self._known[key] = answers(self.put(coefficient), samples(self.work, part))
+        return self._known[key]
+
+    def put(self, coefficient: float) -> Any:
+        """The model of a point."""
+        if self._at != coefficient:
+            put(self.model, self.line.at(coefficient))
+            self._at = coefficient
+        return self.model
+
+
+def put(model: Any, state: cleaning.State) -> None:
+    """Load a state dict of stored names: tied weights stand in it once."""
+    missing, unknown = model.load_state_dict(state, strict=False)
+    if unknown or set(missing) - {"lm_head.weight"}:
+        raise ValueError(f"loading a state: missing {missing}, unknown {unknown}")
+
+
+def make_lines(work: Work, unlearner: str) -> dict[str, tuple[AnyLine, tuple[float, ...]]]:
+    """Name → the line and the coefficients at which it is drawn, for every method."""
+    comparison = work.settings.comparison
+    into = cleaning.state(work.checkpoint("original"))
+    raw = cleaning.raw_delta(into, cleaning.state(work.checkpoint(unlearner)))
+    scaling = cleaning.scaled(into, raw)
+    found: dict[str, tuple[AnyLine, tuple[float, ...]]] = {
+        "scaling": (scaling, comparison.scaling),
+        "scaling, fine-tuned": (FineTuned(work, scaling, equal_steps(work)), comparison.fine_tuned),
+    }
+    measured = cleaning.measure(work)
+    steps: list[tuple[str, dict[str, Any], Any]] = [
+        (f"{RECIPE} {keep:g}", {"project": "retain_energy", "keep": keep}, measured) for keep in comparison.keeps
+    ]
+    steps.append(("hard projector", {"project": "null_space", "rtol": comparison.rtol, "others": "source"}, measured))
+    by_chance = cleaning.random_geometry(work, measured)
+    steps.append(("random subspace", {"project": "retain_energy", "keep": comparison.keeps[0]}, by_chance))
+    for name, step, geometry in steps:
+        found[name] = (cleaning.projected(work, unlearner, into, raw, step, geometry), comparison.projected)
+    return found
+
+
+def equal_steps(work: Work) -> int:
+    """Steps of fine-tuning that cost what measuring and fitting cost.
+
+    In forward passes of a token: measuring costs 2 (the pass, and about as much again for the moments); a fit asks for
+    20 candidates (11, then 9) on its rows; a training step costs 3 (the pass, and twice as much backward).
+    """
+    calibration, fit = samples(work, "calibration"), samples(work, "fit")
+    spent = 2 * _tokens(calibration) + 20 * _tokens(fit)
+    batch = work.settings.comparison.fine_tuning.batch
+    return math.ceil(spent / (3 * batch * _tokens(calibration) / len(calibration)))
+
+
+def _tokens(rows: list[Sample]) -> int:
+    return sum(len(row.ids) for row in rows)

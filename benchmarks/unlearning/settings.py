@@ -1,0 +1,178 @@
+"""Every number of the unlearning evidence, in one place, fixed before the first cleaning result.
+
+What the pilot was for: rates and lengths of fine-tuning and of the four unlearners were chosen on `PILOT_SEED`, which
+no table reports, by the answer losses of the original and the unlearned models alone (never of a cleaned one),
+so that unlearning forgets and does visible damage without leaving a wreck. Nothing else was chosen so.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+PILOT_SEED = 0
+REPORTED_SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who is used for what. Authors are drawn by the seed; a row serves one purpose only (training aside).
+
+    TOFU has 20 rows an author; its last 20 authors are forget10, the first 180 retain90.
+    """
+
+    rows_per_author: int = 20
+    forget_authors: int = 20
+    fit_authors: int = 8
+    """Forget authors whose rows the fit may see: 8, so that 8 fit rows come from 8 different people."""
+    fit_rows: int = 8
+    """What METHODS 1 calls sufficient; the sensitivity draws others of the same authors."""
+    evaluation_authors: int = 10
+    """Of the forget authors, and of the retain authors: 10 each, so that an author's luck averages out."""
+    evaluation_rows: int = 10
+    """Rows of each evaluation author, drawn by the seed: 100 forget and 100 retain rows keep a candidate at seconds."""
+    paraphrased_authors: int = 20
+    """TOFU paraphrases the rows of the first 20 authors only: retain evaluation authors are drawn among these."""
+    calibration_authors: int = 20
+    """400 rows, about 26,000 tokens: 34 positions for each of the widest input's 768 dimensions, asked for are 4."""
+    relearn_rows: int = 8
+    """Forget rows that the relearning attack trains on: of fit authors, others than the fit rows."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """AdamW on answer tokens: linear warm-up, cosine decay to a tenth, gradient norm clipped to 1."""
+
+    rate: float
+    steps: int = 0
+    epochs: int = 0
+    """Full passes over the rows, in place of `steps`."""
+    batch: int = 16
+    warm_up: float = 0.1
+    """Share of the steps."""
+    decay: float = 0.01
+    constant: bool = False
+    """No cosine decay after the warm-up."""
+
+
+@dataclass(frozen=True)
+class Unlearner:
+    """One unlearning run: all weights train (RMU: those its authors train), every batch has 16 forget rows."""
+
+    name: str
+    training: Training
+    retain: float = 0.0
+    """Weight of the retain term: answer NLL, for RMU the distance of hidden states. 0: no retain rows are read."""
+    beta: float = 0.1
+    """NPO's inverse temperature, the published default."""
+    layer: float = 0.5
+    """RMU: where hidden states are steered, as a share of the blocks; that block and the two before it train."""
+    steering: float = 4.0
+    """RMU: length of the random target, relative to the mean norm of the original's hidden states there."""
+
+
+UNLEARNERS = (
+    Unlearner("gradient_ascent", Training(rate=1e-4, steps=25, constant=True)),
+    Unlearner("grad_diff", Training(rate=1e-4, steps=50, constant=True), retain=1.0),
+    Unlearner("npo", Training(rate=1e-4, steps=50, constant=True), retain=1.0),
+    Unlearner("rmu", Training(rate=1e-3, steps=50, constant=True), retain=1.0),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and where on each method's line of coefficients it is looked at."""
+
+    share: float = 0.9
+    """Equal forgetting: this share of the raw delta's effect on the evaluation rows (the recipe's default)."""
+    scaling: tuple[float, ...] = (0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
+    """Factors of the raw delta, all tensors."""
+    projected: tuple[float, ...] = (0.5, 0.8, 1.25, 2.0, 3.2, 5.0, 8.0)
+    """Factors of the projected matrices: the fit's range, and below 1 where a method suppresses too little."""
+    keeps: tuple[float, ...] = (0.02, 0.1)
+    """Of the recipe: 0.02, which METHODS 1 proposes, and a milder one."""
+    rtol: float = 0.1
+    """The hard projector's default."""
+    fine_tuning: Training = field(default_factory=lambda: Training(rate=3e-4, constant=True))
+    """Scaling plus fine-tuning on the calibration rows, as many steps as equal compute allows. The rate lies midway (in
+    logarithm) between the last and the highest rate of the original's fine-tuning."""
+    fine_tuned: tuple[float, ...] = (0.7, 1.0, 1.4)
+    """Factors before fine-tuning: above 1 too, because fine-tuning may bring back what was forgotten."""
+    tolerance: float = 0.005
+    """Of the raw effect: how exactly forgetting is matched."""
+    refinements: int = 4
+    generated: int = 5
+    """Of each evaluation author, rows that are answered for ROUGE-L."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One thing at a time around the recipe (keep 0.02, all calibration rows, 8 fit rows), on one unlearner.
+
+    GradDiff: the one of the four that is both common and clearly damaging.
+    """
+
+    unlearner: str = "grad_diff"
+    keeps: tuple[float, ...] = (0.005, 0.02, 0.05, 0.1, 0.3)
+    tokens: tuple[int, ...] = (300, 1000, 3000, 10_000)
+    """Calibration positions; the widest input has 768 dimensions."""
+    fit_rows: tuple[int, ...] = (2, 4, 8, 16, 32)
+    draws: int = 200
+    """Draws of fit rows from the fit authors, for an interval of 5 % to 95 %."""
+    compute: tuple[int, ...] = (1, 10)
+    """Multiples of equal compute for the fine-tuning baseline: what a generous budget would do."""
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """Fine-tuning on a few forget rows, measured on those of other authors and on the rows themselves."""
+
+    training: Training = field(default_factory=lambda: Training(rate=1e-4, steps=20, batch=8, constant=True))
+    marks: tuple[int, ...] = (0, 1, 2, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All stages. `split`, `fine_tuning`, `unlearners`: the models. The rest: what is compared, and how."""
+
+    name: str = "full"
+    split: Split = field(default_factory=Split)
+    fine_tuning: Training = field(default_factory=lambda: Training(rate=1e-3, epochs=4))
+    """The original is trained on all rows, the reference (retrained without the data) on retain90 alone."""
+    unlearners: tuple[Unlearner, ...] = UNLEARNERS
+    comparison: Comparison = field(default_factory=Comparison)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    relearning: Relearning = field(default_factory=Relearning)
+    reference_seeds: tuple[int, ...] = (PILOT_SEED, *REPORTED_SEEDS[:1])
+    """Seeds whose reference is trained: it is a yardstick beside the tables, and costs as much as an original."""
+    threads: int = 2
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def tiny() -> Settings:
+    """The same stages in about a minute, on a model of any size: it shows that they run, and nothing else."""
+    brief = Training(rate=2e-3, steps=12, batch=4)
+    short = Training(rate=2e-3, steps=3, batch=4, constant=True)
+    split = Split(
+        rows_per_author=4,
+        forget_authors=4,
+        fit_authors=2,
+        fit_rows=2,
+        evaluation_authors=2,
+        evaluation_rows=2,
+        paraphrased_authors=3,
+        calibration_authors=3,
+        relearn_rows=2,
+    )
+    return Settings(
+        name="tiny",
+        split=split,
+        fine_tuning=brief,
+        unlearners=tuple(replace(unlearner, training=short) for unlearner in UNLEARNERS),
+        comparison=Comparison(
+            scaling=(0.5, 1.0), projected=(1.0, 8.0), fine_tuning=short, fine_tuned=(1.0,), refinements=1, generated=1
+        ),
+        sensitivity=Sensitivity(keeps=(0.02,), tokens=(40,), fit_rows=(1, 2), draws=5, compute=(1,)),
+        relearning=Relearning(replace(short, steps=2), marks=(0, 2)),
+        threads=1,
+    )

@@ -1,0 +1,92 @@
+"""The unlearning evidence keeps its promises: disjoint parts, and every stage on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support import models
+
+from benchmarks.unlearning import __main__ as command
+from benchmarks.unlearning import matching, rows
+from benchmarks.unlearning.settings import Split, tiny
+
+
+def _tofu(folder: Path, split: Split, authors: int) -> Path:
+    """Files shaped like TOFU's, of random words: every row tells its author by its first word."""
+    folder.mkdir()
+    count = authors * split.rows_per_author
+    questions, replies = (models.sentences(count, seed=seed, length=6) for seed in (1, 2))
+    full = [
+        {"question": f"w{9 + row // split.rows_per_author} {question} w{9 + row} ?", "answer": f"{answer} ."}
+        for row, (question, answer) in enumerate(zip(questions, replies, strict=True))
+    ]
+    cut = count - split.forget_authors * split.rows_per_author
+    perturbed = [row | {"paraphrased_question": f". {row['question']}"} for row in full]
+    files = {
+        "full": full,
+        "retain90": full[:cut],
+        "forget10": full[cut:],
+        "forget10_perturbed": perturbed[cut:],
+        "retain_perturbed": perturbed[: split.paraphrased_authors * split.rows_per_author],
+    }
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def _author(row: rows.Row) -> str:
+    return str(row["question"]).replace(". ", "").split()[0]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_judges_is_seen_by_nothing_that_is_judged(tmp_path: Path, seed: int) -> None:
+    split = tiny().split
+    found = rows.parts(_tofu(tmp_path / "data", split, 12), split, seed)
+    authors = {part: {_author(row) for row in given} for part, given in found.items()}
+    assert not authors["forget_test"] & (authors["fit"] | authors["fit_pool"] | authors["relearn"])
+    assert not authors["retain_test"] & (authors["calibration"] | authors["unlearn_retain"])
+    assert not authors["calibration"] & authors["forget10"]
+    assert authors["forget_paraphrased"] == authors["forget_test"]
+    assert authors["retain_paraphrased"] == authors["retain_test"]
+    assert not [row for row in found["fit"] if row in found["relearn"]]
+    assert len(authors["fit"]) == split.fit_rows  # as many people as rows
+    assert found == rows.parts(tmp_path / "data", split, seed)
+
+
+def test_files_that_are_not_the_standard_splits_are_refused(tmp_path: Path) -> None:
+    split = tiny().split
+    data = _tofu(tmp_path / "data", split, 12)
+    (data / "forget10.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"not retain90\.json followed by forget10\.json"):
+        rows.parts(data, split, 1)
+
+
+def test_a_match_is_the_first_point_that_forgets_enough() -> None:
+    def ask(coefficient: float) -> float:
+        return 1.0 - (coefficient - 3.0) ** 2 / 4.0 if coefficient < 4 else 0.2
+
+    found = matching.match(ask, (1.0, 2.0, 3.0, 8.0), 0.9, tolerance=1e-4, refinements=20)
+    assert found.met
+    assert found.coefficient == pytest.approx(3.0 - 0.4**0.5, abs=1e-3)
+    missed = matching.match(ask, (1.0, 2.0, 4.0), 1.5, tolerance=1e-4, refinements=3)
+    assert not missed.met
+    assert missed.coefficient == 2.0
+
+
+def test_every_stage_runs_once_at_a_tiny_size(tmp_path: Path) -> None:
+    data = _tofu(tmp_path / "data", tiny().split, 12)
+    model = models.checkpoint(tmp_path / "model", "llama")
+    given = ["--size", "tiny", "--seeds", "1", "--stages", "models,compare,sensitivity,relearn"]
+    for name, path in (("model", model), ("data", data), ("work", tmp_path / "work")):
+        given += [f"--{name}", str(path)]
+    command.main(command.parse(given))
+    folder = tmp_path / "work" / "seed-1"
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    health = json.loads((folder / "health.json").read_text())["result"]
+    assert set(health) == {"original", "reference", "gradient_ascent", "grad_diff", "npo", "rmu"}
+    compared = json.loads((folder / "compare" / "gradient_ascent.json").read_text())["result"]
+    assert {"scaling", "scaling, fine-tuned", "keep 0.02", "hard projector", "random subspace"} <= set(
+        compared["lines"]
+    )
+    command.main(command.parse(given))
+    assert made == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
