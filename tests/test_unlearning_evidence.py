@@ -45,7 +45,7 @@ def test_what_judges_is_seen_by_nothing_that_is_judged(tmp_path: Path, seed: int
     authors = {part: {_author(row) for row in given} for part, given in found.items()}
     assert not authors["forget_test"] & (authors["fit"] | authors["fit_pool"] | authors["relearn"])
     assert not authors["retain_test"] & (authors["calibration"] | authors["unlearn_retain"])
-    assert not authors["calibration"] & authors["forget10"]
+    assert not authors["calibration"] & authors["forget"]
     assert authors["forget_paraphrased"] == authors["forget_test"]
     assert authors["retain_paraphrased"] == authors["retain_test"]
     assert not [row for row in found["fit"] if row in found["relearn"]]
@@ -88,5 +88,11 @@ def test_every_stage_runs_once_at_a_tiny_size(tmp_path: Path) -> None:
     assert {"scaling", "scaling, fine-tuned", "keep 0.02", "hard projector", "random subspace"} <= set(
         compared["lines"]
     )
+    shown = (tmp_path / "work" / "tables.md").read_text()
+    assert shown.count("| gradient_ascent |") >= 10
+    assert {path.name for path in (tmp_path / "work").glob("*.svg")} == {
+        "unlearning-curves.svg",
+        "unlearning-relearning.svg",
+    }
     command.main(command.parse(given))
     assert made == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

@@ -3,8 +3,9 @@
     python -m benchmarks.unlearning --model MODEL --data DATA --work WORK [--seeds 1,2,3] [--stages models,…]
 
 MODEL: a small Llama folder. DATA: a folder of TOFU with full.json, retain90.json, forget10.json, retain_perturbed.json
-and forget10_perturbed.json. WORK: every result is kept there as JSON and made once; an interrupted run goes on.
-Settings and their reasons stand in settings.py; `--size tiny` uses small ones, on any model, to see that all runs.
+and forget10_perturbed.json. WORK: every result is kept there as JSON and made once, so that an interrupted run goes on;
+tables.md and the pictures are drawn from it. Settings and their reasons stand in settings.py; `--size tiny` uses small
+ones, on any model, to see that everything runs.
 """
 
 import argparse
@@ -14,12 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks._common import environment, table
 from benchmarks.unlearning.comparing import compare
 from benchmarks.unlearning.models import health, make_models
+from benchmarks.unlearning.pictures import draw
 from benchmarks.unlearning.relearning import relearn
 from benchmarks.unlearning.sensitivity import sensitivity
 from benchmarks.unlearning.settings import REPORTED_SEEDS, Settings, tiny
 from benchmarks.unlearning.shipped import shipped
+from benchmarks.unlearning.tables import read, tables
 from benchmarks.unlearning.work import Work, open_work
 from vecsurgery.demo.train import reproducible
 
@@ -27,13 +31,18 @@ STAGES = ("models", "compare", "shipped", "sensitivity", "relearn")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Carry out the wanted stages for every seed."""
+    """Carry out the wanted stages for every seed, then write all tables and pictures that there are results for."""
     settings = tiny() if options.size == "tiny" else Settings()
     with reproducible(settings.threads):
         for seed in options.seeds:
             work = open_work(options.work, options.model, options.data, settings, seed, _say)
             for stage in options.stages:
                 _STAGE[stage](work)
+    found = read(options.work, options.seeds)
+    shown = [f"{title}\n\n{table(rows)}\n" for title, rows in tables(found).items()]
+    (options.work / "tables.md").write_text("\n".join([environment() + "\n", *shown]), encoding="utf-8")
+    draw(found, options.work)
+    _say(f"wrote {options.work / 'tables.md'} and the pictures beside it")
 
 
 def _say(text: str) -> None:

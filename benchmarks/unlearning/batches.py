@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ class Batch:
         return self.ids.numel()
 
 
-def encode(path: Path, tokenizer_folder: Path, context: int) -> list[Sample]:
+@cache
+def encode(path: Path, tokenizer_folder: Path, context: int) -> tuple[Sample, ...]:
     """The rows of a file as the package itself renders and tokenizes them: BOS, `Question: …\\nAnswer: …`, no end."""
     spec = DataSpec((path,), template="none")
-    return list(prepare(spec, load_tokenizer(tokenizer_folder), context=context).samples)
+    return prepare(spec, load_tokenizer(tokenizer_folder), context=context).samples
 
 
 def batch(samples: Sequence[Sample]) -> Batch:

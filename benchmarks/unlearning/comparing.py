@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.unlearning.generation import rouge_recall
-from benchmarks.unlearning.lines import Points, make_lines
+from benchmarks.unlearning.lines import Points, methods
 from benchmarks.unlearning.matching import Match, match
 from benchmarks.unlearning.measures import answers
 from benchmarks.unlearning.models import samples
@@ -34,9 +34,9 @@ def compare(work: Work, unlearner: str) -> dict[str, Any]:
     known = ends(work, unlearner)
     model = load(work.checkpoint("original"))
     lines = {}
-    for name, (line, coefficients) in make_lines(work, unlearner).items():
+    for name, method in methods(work, unlearner).items():
         work.say(f"seed {work.seed}: {unlearner}, {name}")
-        points = Points(work, line, model)
+        points, coefficients = Points(work, method.line(), model), method.coefficients
         curve = [{"coefficient": at} | {part: points.rows(part, at).means() for part in PARTS} for at in coefficients]
         lines[name] = {
             "curve": curve,

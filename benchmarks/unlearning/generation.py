@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
+from vecsurgery import evaluation
 from vecsurgery.calibration.types import Sample
 
 _BATCH = 64
@@ -14,14 +14,13 @@ _BATCH = 64
 @torch.no_grad()
 def rouge_recall(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> float:
     """Mean ROUGE-L recall of greedy answers, each as many tokens long as the true one (no end token was trained)."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    scores: list[float] = []
+    answers, expected = list[str](), list[str]()
     order = sorted(range(len(samples)), key=lambda index: samples[index].answer[0])
     for start in range(0, len(order), _BATCH):
         members = [samples[index] for index in order[start : start + _BATCH]]
-        for sample, made in zip(members, _greedy(model, members), strict=True):
-            truth = tokenizer.decode([sample.ids[index] for index in sample.answer])
-            scores.append(scorer.score(truth, tokenizer.decode(made))["rougeL"].recall)
+        answers += [tokenizer.decode(made) for made in _greedy(model, members)]
+        expected += [tokenizer.decode([sample.ids[index] for index in sample.answer]) for sample in members]
+    scores = evaluation.rouge_recall(answers, expected)
     return sum(scores) / len(scores)
 
 

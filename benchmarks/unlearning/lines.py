@@ -1,7 +1,10 @@
 """The methods under comparison, each a line of models in one coefficient, and their measures at any point of it."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -78,26 +81,37 @@ def put(model: Any, state: cleaning.State) -> None:
         raise ValueError(f"loading a state: missing {missing}, unknown {unknown}")
 
 
-def make_lines(work: Work, unlearner: str) -> dict[str, tuple[AnyLine, tuple[float, ...]]]:
-    """Name → the line and the coefficients at which it is drawn, for every method."""
+@dataclass(frozen=True)
+class Method:
+    """A method's line, made when it is asked for, and the coefficients at which it is drawn."""
+
+    line: Callable[[], AnyLine]
+    coefficients: tuple[float, ...]
+
+
+def methods(work: Work, unlearner: str) -> dict[str, Method]:
+    """Every method under comparison by name."""
     comparison = work.settings.comparison
     into = cleaning.state(work.checkpoint("original"))
     raw = cleaning.raw_delta(into, cleaning.state(work.checkpoint(unlearner)))
     scaling = cleaning.scaled(into, raw)
-    found: dict[str, tuple[AnyLine, tuple[float, ...]]] = {
-        "scaling": (scaling, comparison.scaling),
-        "scaling, fine-tuned": (FineTuned(work, scaling, equal_steps(work)), comparison.fine_tuned),
-    }
     measured = cleaning.measure(work)
-    steps: list[tuple[str, dict[str, Any], Any]] = [
-        (f"{RECIPE} {keep:g}", {"project": "retain_energy", "keep": keep}, measured) for keep in comparison.keeps
-    ]
-    steps.append(("hard projector", {"project": "null_space", "rtol": comparison.rtol, "others": "source"}, measured))
-    by_chance = cleaning.random_geometry(work, measured)
-    steps.append(("random subspace", {"project": "retain_energy", "keep": comparison.keeps[0]}, by_chance))
-    for name, step, geometry in steps:
-        found[name] = (cleaning.projected(work, unlearner, into, raw, step, geometry), comparison.projected)
-    return found
+
+    def projector(geometry: Path, **step: Any) -> Method:
+        line = partial(cleaning.projected, work, unlearner, into, raw, step, geometry)
+        return Method(line, comparison.projected)
+
+    def suppression(keep: float, geometry: Path) -> Method:
+        return projector(geometry, project="retain_energy", keep=keep)
+
+    repaired = partial(FineTuned, work, scaling, equal_steps(work))
+    return {
+        "scaling": Method(lambda: scaling, comparison.scaling),
+        "scaling, fine-tuned": Method(repaired, comparison.fine_tuned),
+        **{f"{RECIPE} {keep:g}": suppression(keep, measured) for keep in comparison.keeps},
+        "hard projector": projector(measured, project="null_space", rtol=comparison.rtol, others="source"),
+        "random subspace": suppression(comparison.keeps[0], cleaning.random_geometry(work, measured)),
+    }
 
 
 def equal_steps(work: Work) -> int:
@@ -112,5 +126,5 @@ def equal_steps(work: Work) -> int:
     return math.ceil(spent / (3 * batch * _tokens(calibration) / len(calibration)))
 
 
-def _tokens(rows: list[Sample]) -> int:
+def _tokens(rows: Sequence[Sample]) -> int:
     return sum(len(row.ids) for row in rows)

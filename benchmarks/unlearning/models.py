@@ -20,11 +20,11 @@ from vecsurgery.calibration.types import Sample
 
 def make_models(work: Work) -> None:
     """Train whatever the work folder lacks; stored in float32, as training left it."""
-    if not work.rows("full").exists():
-        rows.write(work.rows("full").parent, rows.parts(work.data, work.settings.split, work.seed))
-    _stored(work, "original", lambda: _fine_tuned(work, "full"))
+    if not work.rows("learned").exists():
+        rows.write(work.rows("learned").parent, rows.parts(work.data, work.settings.split, work.seed))
+    _stored(work, "original", lambda: _fine_tuned(work, "learned"))
     if work.seed in work.settings.reference_seeds:
-        _stored(work, "reference", lambda: _fine_tuned(work, "retain90"))
+        _stored(work, "reference", lambda: _fine_tuned(work, "retain"))
     for unlearner in work.settings.unlearners:
         _stored(work, unlearner.name, partial(_unlearned, work, unlearner))
 
@@ -40,7 +40,7 @@ def health(work: Work) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def samples(work: Work, part: str) -> list[Sample]:
+def samples(work: Work, part: str) -> tuple[Sample, ...]:
     """The encoded rows of a part."""
     context = load_config(work.model).max_position_embeddings
     return encode(work.rows(part), work.model, context)
@@ -69,7 +69,7 @@ def _fine_tuned(work: Work, part: str) -> Trained:
 def _unlearned(work: Work, unlearner: Unlearner) -> Trained:
     original, losses = load(work.checkpoint("original")), list[float]()
     model = copy.deepcopy(original)
-    forget, retain = samples(work, "forget10"), samples(work, "unlearn_retain")
+    forget, retain = samples(work, "forget"), samples(work, "unlearn_retain")
     steps = steps_of(unlearner.training, len(forget))
     after = _watch(work, unlearner.name, steps, losses)
     unlearn(model, original, unlearner, forget, retain, seed=work.seed, after=after)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.unlearning.batches import endless
-from benchmarks.unlearning.lines import RECIPE, make_lines, put
+from benchmarks.unlearning.lines import RECIPE, methods, put
 from benchmarks.unlearning.measures import answers
 from benchmarks.unlearning.models import samples
 from benchmarks.unlearning.training import load, on_answers, train
@@ -18,10 +18,10 @@ def relearn(work: Work, unlearner: str, compared: dict[str, Any]) -> dict[str, l
     `compared`: what `compare` found; its points at equal capped loss are where scaling and the recipe start from. The
     original shows what fine-tuning on these rows does to a model that has forgotten nothing.
     """
-    lines = make_lines(work, unlearner)
+    known = methods(work, unlearner)
     states: dict[str, Any] = {"original": None, "unlearned": None}
     for name in ("scaling", f"{RECIPE} {work.settings.comparison.keeps[0]:g}"):
-        states[name] = lines[name][0].at(compared["lines"][name]["matched"]["capped"]["coefficient"])
+        states[name] = known[name].line().at(compared["lines"][name]["matched"]["capped"]["coefficient"])
     found = {}
     for name, state in states.items():
         model = load(work.checkpoint(unlearner if name == "unlearned" else "original"))

@@ -21,7 +21,7 @@ def read(path: Path) -> list[Row]:
 def parts(data: Path, split: Split, seed: int) -> dict[str, list[Row]]:
     """Every part of a seed by name.
 
-    `unlearn_retain`, what the unlearners may repair with, is all of retain90 but the evaluation authors. The parts
+    `unlearn_retain`, what the unlearners may repair with, is `retain` without the evaluation authors. The parts
     `calibration`, `fit_pool` (with `fit` and `relearn` in it), `forget_test` and `retain_test` share no author.
     Raises ValueError where the files are not the standard splits.
     """
@@ -30,6 +30,7 @@ def parts(data: Path, split: Split, seed: int) -> dict[str, list[Row]]:
     retain, forget = authors[: -split.forget_authors], authors[-split.forget_authors :]
     if read(data / "retain90.json") != _flat(retain) or read(data / "forget10.json") != _flat(forget):
         raise ValueError(f"{data}: full.json is not retain90.json followed by forget10.json, {size} rows an author")
+    retain = retain[: split.retain_authors]
     draw = random.Random(f"authors {seed}")
     fit_to, test_to = split.fit_authors, split.fit_authors + split.evaluation_authors
     drawn = draw.sample(range(len(forget)), len(forget))
@@ -42,9 +43,9 @@ def parts(data: Path, split: Split, seed: int) -> dict[str, list[Row]]:
     by_turn = [author[turn] for turn in range(size) for author in pool]
     first = split.fit_rows
     found = {
-        "full": full,
-        "retain90": _flat(retain),
-        "forget10": _flat(forget),
+        "learned": _flat(retain) + _flat(forget),
+        "retain": _flat(retain),
+        "forget": _flat(forget),
         "unlearn_retain": _flat([retain[author] for author in left]),
         "calibration": _flat([retain[author] for author in sorted(calibration)]),
         "fit_pool": by_turn,

@@ -1,0 +1,179 @@
+"""What a work folder found, as the tables of the documentation: every seed shown, nothing averaged away."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Found = Mapping[str, Any]
+"""Results of a seed by name: `health`, `compare/npo`, …"""
+Rows = list[dict[str, Any]]
+MEASURES = {
+    "nll": "NLL",
+    "capped": "capped",
+    "token_probability": "token prob.",
+    "row_probability": "row prob.",
+    "accuracy": "accuracy",
+}
+_MATCH = {"capped": "capped answer loss", "token_probability": "mean token probability"}
+
+
+def read(folder: Path, seeds: Sequence[int]) -> dict[int, Found]:
+    """Every result of these seeds that exists."""
+    found: dict[int, Found] = {}
+    for seed in seeds:
+        root = folder / f"seed-{seed}"
+        results = [path for path in sorted(root.rglob("*.json")) if path.relative_to(root).parts[0] not in _OTHERS]
+        found[seed] = {
+            path.relative_to(root).with_suffix("").as_posix(): json.loads(path.read_text())["result"]
+            for path in results
+        }
+    return found
+
+
+_OTHERS = ("models", "cleaned", "training", "rows", "geometry")
+"""Folders of a seed that hold no result."""
+
+
+def tables(seeds: Mapping[int, Found]) -> dict[str, Rows]:
+    """Title → rows of every table that the results allow."""
+    found = {
+        "Models before cleaning, evaluation authors": _health(seeds),
+        **{f"Retain NLL where forgetting is equal in {name}": _retained(seeds, key) for key, name in _MATCH.items()},
+        "Beside it, equal in capped answer loss": _beside(seeds),
+        "Paraphrased questions, the models that are equal in capped answer loss": _paraphrased(seeds),
+        "The recipe as shipped: what 8 fit rows arrive at": _shipped(seeds),
+        "GradDiff: keep": _sensitive(seeds, "keep"),
+        "GradDiff: calibration tokens": _sensitive(seeds, "tokens"),
+        "GradDiff: scaling and fine-tuning, multiples of equal compute": _sensitive(seeds, "compute"),
+        "GradDiff: fit rows, median and 5–95 % over draws": _draws(seeds),
+        "Relearning: capped answer loss of the evaluation authors over steps": _relearned(seeds),
+    }
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def compared(seeds: Mapping[int, Found]) -> list[tuple[str, int, Any]]:
+    """(unlearner, seed, what `compare` found), unlearner by unlearner."""
+    named = [
+        (name.removeprefix("compare/"), seed, result)
+        for seed, results in seeds.items()
+        for name, result in results.items()
+        if name.startswith("compare/")
+    ]
+    order = ("gradient_ascent", "grad_diff", "npo", "rmu")
+    return sorted(named, key=lambda entry: (order.index(entry[0]), entry[1]))
+
+
+def _health(seeds: Mapping[int, Found]) -> Rows:
+    return [
+        {
+            "seed": seed,
+            "model": model,
+            **{f"{role} {label}": roles[role][key] for role in roles for key, label in MEASURES.items()},
+        }
+        for seed, results in seeds.items()
+        for model, roles in results.get("health", {}).items()
+    ]
+
+
+def _retained(seeds: Mapping[int, Found], measure: str) -> Rows:
+    """A row for each unlearner and seed: the retain NLL of each method. In brackets: the target was not met."""
+    rows = []
+    for unlearner, seed, result in compared(seeds):
+        ends = {name: result["ends"][name]["retain_test"]["nll"] for name in ("original", "raw")}
+        points = {name: line["matched"][measure] for name, line in result["lines"].items()}
+        losses = {name: point["retain_test"]["nll"] for name, point in points.items()}
+        recipe = next(name for name in losses if name.startswith("keep"))
+        shown = {name: f"{loss:.3g}" if points[name]["met"] else f"({loss:.3g})" for name, loss in losses.items()}
+        ratio = losses[recipe] / losses["scaling"]
+        rows.append({"unlearner": unlearner, "seed": seed, **ends, **shown, f"{recipe} / scaling": ratio})
+    return rows
+
+
+def _beside(seeds: Mapping[int, Found]) -> Rows:
+    rows = []
+    for unlearner, seed, result in compared(seeds):
+        for name, point in _shown_points(result).items():
+            row: dict[str, Any] = {"unlearner": unlearner, "seed": seed, "model": name}
+            for part in ("forget_test", "retain_test"):
+                role = part.removesuffix("_test")
+                row |= {f"{role} {label}": point[part][key] for key, label in MEASURES.items()}
+                row[f"{role} ROUGE-L"] = point["rouge"][part]
+            rows.append(row)
+    return rows
+
+
+def _shown_points(result: Any) -> dict[str, Any]:
+    return {**result["ends"], **{name: line["matched"]["capped"] for name, line in result["lines"].items()}}
+
+
+def _paraphrased(seeds: Mapping[int, Found]) -> Rows:
+    return [
+        {
+            "unlearner": unlearner,
+            "seed": seed,
+            "model": name,
+            **{
+                f"{role} {label}{' as asked' if part == 'test' else ', paraphrased'}": point[f"{role}_{part}"][key]
+                for role, key, label in (("forget", "capped", "capped"), ("retain", "nll", "NLL"))
+                for part in ("test", "paraphrased")
+            },
+        }
+        for unlearner, seed, result in compared(seeds)
+        for name, point in _shown_points(result).items()
+    ]
+
+
+def _shipped(seeds: Mapping[int, Found]) -> Rows:
+    rows = []
+    for seed, results in seeds.items():
+        for name, entries in results.items():
+            for entry in entries if name.startswith("shipped/") else ():
+                capped = {model: entry[model]["forget_test"]["capped"] for model in ("original", "raw", "cleaned")}
+                share = (capped["cleaned"] - capped["original"]) / (capped["raw"] - capped["original"])
+                losses = {f"retain NLL, {model}": entry[model]["retain_test"]["nll"] for model in capped}
+                labels = {"unlearner": name.removeprefix("shipped/"), "seed": seed, "stored as": entry["stored as"]}
+                rows.append({**labels, "coefficient": entry["coefficient"], "share kept": share, **losses})
+    return rows
+
+
+def _sensitive(seeds: Mapping[int, Found], table: str) -> Rows:
+    rows = []
+    for seed, results in seeds.items():
+        for entry in results.get("sensitivity", {}).get(table, ()):
+            labels = {key: value for key, value in entry.items() if not isinstance(value, dict) and key != "met"}
+            if table == "keep":
+                labels = {"keep": entry["keep"], "others": entry.get("others", "source"), **labels}
+            met = {"retain NLL": entry["retain_test"]["nll"], "met": "yes" if entry["met"] else "no"}
+            rows.append({"seed": seed, **labels, **met})
+    return rows
+
+
+def _draws(seeds: Mapping[int, Found]) -> Rows:
+    return [
+        {
+            "seed": seed,
+            "rows": entry["rows"],
+            **{
+                name: f"{entry[name]['median']:.3g} ({entry[name]['low']:.3g}–{entry[name]['high']:.3g})"
+                for name in ("coefficient", "share", "retain nll")
+            },
+        }
+        for seed, results in seeds.items()
+        for entry in results.get("sensitivity", {}).get("fit rows", ())
+    ]
+
+
+def _relearned(seeds: Mapping[int, Found]) -> Rows:
+    return [
+        {
+            "unlearner": name.removeprefix("relearn/"),
+            "seed": seed,
+            "start": model,
+            **{f"step {point['step']}": point["forget_test"]["capped"] for point in curve},
+        }
+        for seed, results in seeds.items()
+        for name, curves in results.items()
+        if name.startswith("relearn/")
+        for model, curve in curves.items()
+    ]
