@@ -73,13 +73,15 @@ def test_a_match_is_the_first_point_that_forgets_enough() -> None:
     assert missed.coefficient == 2.0
 
 
+@pytest.mark.slow
 def test_every_stage_runs_once_at_a_tiny_size(tmp_path: Path) -> None:
     data = _tofu(tmp_path / "data", tiny().split, 12)
     model = models.checkpoint(tmp_path / "model", "llama")
     given = ["--size", "tiny", "--seeds", "1", "--stages", "models,compare,sensitivity,relearn"]
     for name, path in (("model", model), ("data", data), ("work", tmp_path / "work")):
         given += [f"--{name}", str(path)]
-    command.main(command.parse(given))
+    options = command.parse(given)
+    command.carry_out(options)
     folder = tmp_path / "work" / "seed-1"
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     health = json.loads((folder / "health.json").read_text())["result"]
@@ -88,11 +90,12 @@ def test_every_stage_runs_once_at_a_tiny_size(tmp_path: Path) -> None:
     assert {"scaling", "scaling, fine-tuned", "keep 0.02", "hard projector", "random subspace"} <= set(
         compared["lines"]
     )
+    command.carry_out(options)
+    assert made == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    command.show(options)
     shown = (tmp_path / "work" / "tables.md").read_text()
     assert shown.count("| gradient_ascent |") >= 10
     assert {path.name for path in (tmp_path / "work").glob("*.svg")} == {
         "unlearning-curves.svg",
         "unlearning-relearning.svg",
     }
-    command.main(command.parse(given))
-    assert made == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

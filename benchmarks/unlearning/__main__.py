@@ -30,14 +30,18 @@ from vecsurgery.demo.train import reproducible
 STAGES = ("models", "compare", "shipped", "sensitivity", "relearn")
 
 
-def main(options: argparse.Namespace) -> None:
-    """Carry out the wanted stages for every seed, then write all tables and pictures that there are results for."""
+def carry_out(options: argparse.Namespace) -> None:
+    """The wanted stages for every seed."""
     settings = tiny() if options.size == "tiny" else Settings()
     with reproducible(settings.threads):
         for seed in options.seeds:
             work = open_work(options.work, options.model, options.data, settings, seed, _say)
             for stage in options.stages:
                 _STAGE[stage](work)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Write all tables and pictures that there are results for."""
     found = read(options.work, options.seeds)
     shown = [f"{title}\n\n{table(rows)}\n" for title, rows in tables(found).items()]
     (options.work / "tables.md").write_text("\n".join([environment() + "\n", *shown]), encoding="utf-8")
@@ -100,4 +104,6 @@ def _stages(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main(parse())
+    chosen = parse()
+    carry_out(chosen)
+    show(chosen)

@@ -1,4 +1,4 @@
-"""What a work folder found, as the tables of the documentation: every seed shown, nothing averaged away."""
+"""What a work folder found, as the tables of the documentation: a cell shows every seed, nothing is averaged away."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,10 @@ def tables(seeds: Mapping[int, Found]) -> dict[str, Rows]:
     found = {
         "Models before cleaning, evaluation authors": _health(seeds),
         **{f"Retain NLL where forgetting is equal in {name}": _retained(seeds, key) for key, name in _MATCH.items()},
-        "Beside it, equal in capped answer loss": _beside(seeds),
+        **{
+            f"Beside it, equal in capped answer loss: {role} rows": _beside(seeds, role)
+            for role in ("forget", "retain")
+        },
         "Paraphrased questions, the models that are equal in capped answer loss": _paraphrased(seeds),
         "The recipe as shipped: what 8 fit rows arrive at": _shipped(seeds),
         "GradDiff: keep": _sensitive(seeds, "keep"),
@@ -90,17 +93,35 @@ def _retained(seeds: Mapping[int, Found], measure: str) -> Rows:
     return rows
 
 
-def _beside(seeds: Mapping[int, Found]) -> Rows:
-    rows = []
-    for unlearner, seed, result in compared(seeds):
-        for name, point in _shown_points(result).items():
-            row: dict[str, Any] = {"unlearner": unlearner, "seed": seed, "model": name}
-            for part in ("forget_test", "retain_test"):
-                role = part.removesuffix("_test")
-                row |= {f"{role} {label}": point[part][key] for key, label in MEASURES.items()}
-                row[f"{role} ROUGE-L"] = point["rouge"][part]
-            rows.append(row)
-    return rows
+def _beside(seeds: Mapping[int, Found], role: str) -> Rows:
+    rows = [
+        {
+            "unlearner": unlearner,
+            "model": name,
+            **{label: point[f"{role}_test"][key] for key, label in MEASURES.items()},
+            "ROUGE-L": point["rouge"][f"{role}_test"],
+        }
+        for unlearner, _, result in compared(seeds)
+        for name, point in _shown_points(result).items()
+    ]
+    return _joined(rows, 2)
+
+
+def _joined(rows: Rows, labels: int) -> Rows:
+    """Rows with equal first columns as one row, whose cells hold each seed's value: a / b / c."""
+    groups: dict[tuple[Any, ...], Rows] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.values())[:labels], []).append(row)
+    found = []
+    for same in groups.values():
+        names = list(same[0])
+        cells = {name: " / ".join(_cell(row[name]) for row in same) for name in names[labels:]}
+        found.append({name: same[0][name] for name in names[:labels]} | cells)
+    return found
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _shown_points(result: Any) -> dict[str, Any]:
@@ -108,10 +129,9 @@ def _shown_points(result: Any) -> dict[str, Any]:
 
 
 def _paraphrased(seeds: Mapping[int, Found]) -> Rows:
-    return [
+    rows = [
         {
             "unlearner": unlearner,
-            "seed": seed,
             "model": name,
             **{
                 f"{role} {label}{' as asked' if part == 'test' else ', paraphrased'}": point[f"{role}_{part}"][key]
@@ -119,61 +139,63 @@ def _paraphrased(seeds: Mapping[int, Found]) -> Rows:
                 for part in ("test", "paraphrased")
             },
         }
-        for unlearner, seed, result in compared(seeds)
+        for unlearner, _, result in compared(seeds)
         for name, point in _shown_points(result).items()
     ]
+    return _joined(rows, 2)
 
 
 def _shipped(seeds: Mapping[int, Found]) -> Rows:
     rows = []
-    for seed, results in seeds.items():
+    for results in seeds.values():
         for name, entries in results.items():
             for entry in entries if name.startswith("shipped/") else ():
                 capped = {model: entry[model]["forget_test"]["capped"] for model in ("original", "raw", "cleaned")}
                 share = (capped["cleaned"] - capped["original"]) / (capped["raw"] - capped["original"])
                 losses = {f"retain NLL, {model}": entry[model]["retain_test"]["nll"] for model in capped}
-                labels = {"unlearner": name.removeprefix("shipped/"), "seed": seed, "stored as": entry["stored as"]}
+                labels = {"unlearner": name.removeprefix("shipped/"), "stored as": entry["stored as"]}
                 rows.append({**labels, "coefficient": entry["coefficient"], "share kept": share, **losses})
-    return rows
+    return _joined(rows, 2)
 
 
 def _sensitive(seeds: Mapping[int, Found], table: str) -> Rows:
     rows = []
-    for seed, results in seeds.items():
+    for results in seeds.values():
         for entry in results.get("sensitivity", {}).get(table, ()):
-            labels = {key: value for key, value in entry.items() if not isinstance(value, dict) and key != "met"}
+            labels = {table: entry[table]}
             if table == "keep":
-                labels = {"keep": entry["keep"], "others": entry.get("others", "source"), **labels}
-            met = {"retain NLL": entry["retain_test"]["nll"], "met": "yes" if entry["met"] else "no"}
-            rows.append({"seed": seed, **labels, **met})
-    return rows
+                labels["others"] = entry.get("others", "source")
+            loss = _cell(entry["retain_test"]["nll"])
+            shown = {key: entry[key] for key in ("steps", "coefficient", "share") if key in entry}
+            rows.append({**labels, **shown, "retain NLL": loss if entry["met"] else f"({loss})"})
+    return _joined(rows, 2 if table == "keep" else 1)
 
 
 def _draws(seeds: Mapping[int, Found]) -> Rows:
-    return [
+    rows = [
         {
-            "seed": seed,
             "rows": entry["rows"],
             **{
                 name: f"{entry[name]['median']:.3g} ({entry[name]['low']:.3g}–{entry[name]['high']:.3g})"
                 for name in ("coefficient", "share", "retain nll")
             },
         }
-        for seed, results in seeds.items()
+        for results in seeds.values()
         for entry in results.get("sensitivity", {}).get("fit rows", ())
     ]
+    return _joined(rows, 1)
 
 
 def _relearned(seeds: Mapping[int, Found]) -> Rows:
-    return [
+    rows = [
         {
             "unlearner": name.removeprefix("relearn/"),
-            "seed": seed,
             "start": model,
             **{f"step {point['step']}": point["forget_test"]["capped"] for point in curve},
         }
-        for seed, results in seeds.items()
+        for results in seeds.values()
         for name, curves in results.items()
         if name.startswith("relearn/")
         for model, curve in curves.items()
     ]
+    return _joined(rows, 2)
