@@ -21,7 +21,7 @@ from benchmarks.unlearning.models import health, make_models
 from benchmarks.unlearning.pictures import draw
 from benchmarks.unlearning.relearning import relearn
 from benchmarks.unlearning.sensitivity import sensitivity
-from benchmarks.unlearning.settings import REPORTED_SEEDS, Settings, tiny
+from benchmarks.unlearning.settings import REPORTED_SEEDS, UNLEARNERS, Settings, tiny
 from benchmarks.unlearning.shipped import shipped
 from benchmarks.unlearning.tables import read, tables
 from benchmarks.unlearning.work import Work, open_work
@@ -37,7 +37,7 @@ def carry_out(options: argparse.Namespace) -> None:
         for seed in options.seeds:
             work = open_work(options.work, options.model, options.data, settings, seed, _say)
             for stage in options.stages:
-                _STAGE[stage](work)
+                _STAGE[stage](work, options.unlearners)
 
 
 def show(options: argparse.Namespace) -> None:
@@ -53,17 +53,24 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _models(work: Work) -> None:
+def _models(work: Work, _unlearners: Sequence[str]) -> None:
     make_models(work)
     work.once("health", lambda: health(work))
 
 
-def _each(name: str, make: Callable[[Work, str], Any]) -> Callable[[Work], None]:
+def _sensitivity(work: Work, _unlearners: Sequence[str]) -> None:
+    work.once("sensitivity", lambda: sensitivity(work))
+
+
+Stage = Callable[[Work, Sequence[str]], None]
+
+
+def _each(name: str, make: Callable[[Work, str], Any]) -> Stage:
     """A stage that is made for each unlearner apart."""
 
-    def stage(work: Work) -> None:
-        for unlearner in work.settings.unlearners:
-            work.once(f"{name}/{unlearner.name}", partial(make, work, unlearner.name))
+    def stage(work: Work, unlearners: Sequence[str]) -> None:
+        for unlearner in unlearners:
+            work.once(f"{name}/{unlearner}", partial(make, work, unlearner))
 
     return stage
 
@@ -72,11 +79,11 @@ def _relearn(work: Work, unlearner: str) -> Any:
     return relearn(work, unlearner, work.once(f"compare/{unlearner}", lambda: compare(work, unlearner)))
 
 
-_STAGE: dict[str, Callable[[Work], None]] = {
+_STAGE: dict[str, Stage] = {
     "models": _models,
     "compare": _each("compare", compare),
     "shipped": _each("shipped", shipped),
-    "sensitivity": lambda work: work.once("sensitivity", lambda: sensitivity(work)),
+    "sensitivity": _sensitivity,
     "relearn": _each("relearn", _relearn),
 }
 
@@ -88,7 +95,9 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--seeds", type=_numbers, default=REPORTED_SEEDS, help="default 1,2,3; 0 is the pilot's")
-    parser.add_argument("--stages", type=_stages, default=STAGES, help=f"default {','.join(STAGES)}")
+    parser.add_argument("--stages", type=_names(STAGES), default=STAGES, help=f"default {','.join(STAGES)}")
+    names = tuple(unlearner.name for unlearner in UNLEARNERS)
+    parser.add_argument("--unlearners", type=_names(names), default=names, help=f"default {','.join(names)}")
     return parser.parse_args(given)
 
 
@@ -96,11 +105,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _stages(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if not set(names) <= set(STAGES):
-        raise argparse.ArgumentTypeError(f"{text}: expected some of {','.join(STAGES)}")
-    return names
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parsed(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        if not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(f"{text}: expected some of {','.join(known)}")
+        return names
+
+    return parsed
 
 
 if __name__ == "__main__":

@@ -145,16 +145,24 @@ def _paraphrased(seeds: Mapping[int, Found]) -> Rows:
     return _joined(rows, 2)
 
 
+_SHIPPED = ["unlearner", "stored as", "coefficient", "share kept"]
+_SHIPPED += [f"retain NLL, {model}" for model in ("original", "raw", "cleaned")]
+
+
 def _shipped(seeds: Mapping[int, Found]) -> Rows:
     rows = []
     for results in seeds.values():
         for name, entries in results.items():
             for entry in entries if name.startswith("shipped/") else ():
-                capped = {model: entry[model]["forget_test"]["capped"] for model in ("original", "raw", "cleaned")}
-                share = (capped["cleaned"] - capped["original"]) / (capped["raw"] - capped["original"])
-                losses = {f"retain NLL, {model}": entry[model]["retain_test"]["nll"] for model in capped}
-                labels = {"unlearner": name.removeprefix("shipped/"), "stored as": entry["stored as"]}
-                rows.append({**labels, "coefficient": entry["coefficient"], "share kept": share, **losses})
+                models = [model for model in ("original", "raw", "cleaned") if model in entry]
+                capped = {model: entry[model]["forget_test"]["capped"] for model in models}
+                rise = {model: capped[model] - capped["original"] for model in models}
+                row = {"unlearner": name.removeprefix("shipped/"), "stored as": entry["stored as"]}
+                row["coefficient"] = entry.get("coefficient", "refused")
+                row["share kept"] = rise["cleaned"] / rise["raw"] if "cleaned" in rise else "–"
+                row |= {f"retain NLL, {model}": entry[model]["retain_test"]["nll"] for model in models}
+                rows.append({"retain NLL, cleaned": "–"} | row)
+    rows = [{name: row[name] for name in sorted(row, key=_SHIPPED.index)} for row in rows]
     return _joined(rows, 2)
 
 
