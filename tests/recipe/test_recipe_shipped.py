@@ -9,8 +9,8 @@ from vecsurgery.errors import InputError
 from vecsurgery.recipe import load, shipped
 
 
-def test_both_recipes_are_shipped() -> None:
-    assert shipped.names() == ("rain", "retain")
+def test_these_recipes_are_shipped() -> None:
+    assert shipped.names() == ("clean-and-teach", "rain", "retain", "sage", "tofu")
 
 
 @pytest.mark.parametrize("name", shipped.names())

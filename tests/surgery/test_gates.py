@@ -16,7 +16,7 @@ from vecsurgery.checkpoint import Stored
 from vecsurgery.cli import main
 from vecsurgery.errors import GateError
 from vecsurgery.evaluation import answer_nll, measure_answers
-from vecsurgery.forward import Variants
+from vecsurgery.forward import Single
 from vecsurgery.report.record import read
 from vecsurgery.surgery import judging
 from vecsurgery.surgery.api import opened
@@ -133,19 +133,19 @@ def test_new_loops_fail_the_default_gate_and_old_ones_do_not(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del workspace.recipe["gates"]
-    asked: dict[str, Any] = {}
+    into = opened(workspace.write()).into.fingerprint
+    asked: list[tuple[bool, int, int]] = []
 
-    def continued(variants: Variants, prompts: Any, **options: Any) -> Any:
-        asked.update(options, prompts=prompts)
-        assert isinstance(variants, judging.Candidates)
-        return [[[1, 2, 3]] * len(prompts), [[7] * CONTINUED, *[[1, 2, 3]] * (len(prompts) - 1)]]
+    def continued(model: Single, prompts: Any, *, tokens: int, **_: Any) -> Any:
+        edited = model.weights.fingerprint != into
+        asked.append((edited, len(prompts), tokens))
+        return [[[7] * CONTINUED if edited and not number else [1, 2, 3] for number in range(len(prompts))]]
 
     monkeypatch.setattr(judging, "greedy", continued)
     with pytest.raises(GateError, match="1 of 4 greedy continuations repeat themselves where those of `into` do not"):
         vecsurgery.run(workspace.write(), workspace.out)
-    assert len(asked["prompts"]) == CONTINUATIONS
-    assert asked["tokens"] == CONTINUED
-    monkeypatch.setattr(judging, "greedy", lambda variants, prompts, **_: [[[7] * CONTINUED] * len(prompts)] * 2)
+    assert asked == [(True, CONTINUATIONS, CONTINUED), (False, 1, CONTINUED)]
+    monkeypatch.setattr(judging, "greedy", lambda model, prompts, **_: [[[7] * CONTINUED] * len(prompts)])
     record = vecsurgery.run(workspace.write(), workspace.out)
     assert [gate["passed"] for gate in record["gates"]] == [True]
 

@@ -5,6 +5,7 @@ from .losses import TokenScores as TokenScores
 from .losses import token_losses as token_losses
 from .losses import token_scores as token_scores
 from .stream import replay as replay
+from .variants import Several as Several
 from .variants import Single as Single
 from .variants import Variants as Variants
 from .variants import Versions as Versions

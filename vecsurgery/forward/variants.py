@@ -55,6 +55,29 @@ class Single:
 
 
 @dataclass(frozen=True)
+class Several:
+    """Models of one layout as variants."""
+
+    models: Sequence[Weights]
+
+    @property
+    def layout(self) -> Layout:
+        return self.models[0].layout
+
+    @property
+    def config(self) -> Any:
+        return self.models[0].config
+
+    @property
+    def count(self) -> int:
+        return len(self.models)
+
+    def read(self, tensor: str, rows: slice | Tensor | None = None) -> Versions:
+        tensors = [model.read(tensor, rows) for model in self.models]
+        return tensors.__getitem__
+
+
+@dataclass(frozen=True)
 class Some:
     """Some of the variants, by number."""
 

@@ -1,7 +1,7 @@
 """What the result is measured on and judged by: `evaluate` and `gates`, over the edited weights, in one pass.
 
-Models are `into`, raw (`into` plus every delta as loaded) and edited. The edited weights are rounded as they are
-stored, so figures are those of the folder.
+Models are `into`, raw (`into` plus every delta as loaded, computed on demand) and edited, which is read from the
+shards that were written: figures are those of the folder, and nothing is projected a second time.
 """
 
 import math
@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from vecsurgery.calibration import Samples
 from vecsurgery.calibration.types import Sample
 from vecsurgery.checkpoint import file_sha256
+from vecsurgery.checkpoint.types import Weights
 from vecsurgery.evaluation import Measured, Source, figures, looping, requests
-from vecsurgery.forward import Compute, TokenScores, greedy, token_scores
+from vecsurgery.forward import Compute, Several, Single, TokenScores, Variants, greedy, token_scores
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import DataSpec, GateSpec
 from vecsurgery.report.record import EvaluationRecord, GateRecord
-from vecsurgery.surgery.candidates import Candidates, Variant
 from vecsurgery.surgery.edited import Edited
 from vecsurgery.surgery.inputs import Inputs
 from vecsurgery.surgery.probe import end_ids, probe_samples
@@ -42,7 +42,9 @@ class Judgement:
         return [gate for gate in self.gates if not gate["passed"]]
 
 
-def judged(inputs: Inputs, edited: Edited, *, compute: Compute = "float32", progress: Progress = silent) -> Judgement:
+def judged(
+    inputs: Inputs, raw: Edited, edited: Weights, *, compute: Compute = "float32", progress: Progress = silent
+) -> Judgement:
     """Measure everything that `evaluate` and `gates` ask for: one pass for all of it, and the continuations of `smoke`.
 
     Nothing is done where the recipe asks for nothing.
@@ -52,8 +54,9 @@ def judged(inputs: Inputs, edited: Edited, *, compute: Compute = "float32", prog
         return Judgement({}, [])
     needs_raw = bool(inputs.recipe.evaluate) or any(gate.measure == "forgetting" for gate in inputs.recipe.gates)
     models = [name for name in MODELS if name != "raw" or needs_raw]
-    candidates = Candidates(edited, [Variant(name) for name in models])  # type: ignore[arg-type]
-    scores = _scored(candidates, sources, compute, progress)
+    # One reader of `into` for itself and for raw, which asks for the same tensor next.
+    weights = {"into": raw.into, "raw": raw, "edited": edited}
+    scores = _scored(Several([weights[name] for name in models]), sources, compute, progress)
     vocabulary = int(inputs.into.config.get_text_config().vocab_size)
     measured = {
         model: {name: figures(source, own[name], vocabulary, name) for name, source in sources.items()}
@@ -96,7 +99,7 @@ def _as_asked(gate: GateSpec, samples: Samples) -> Samples:
 
 
 def _as_text(samples: Samples) -> Samples:
-    return replace(samples, samples=tuple(replace(sample, answer=()) for sample in samples.samples))
+    return replace(samples, samples=tuple(replace(sample, answer=(), answers=False) for sample in samples.samples))
 
 
 def _smoke_samples(inputs: Inputs) -> Samples:
@@ -107,7 +110,7 @@ def _smoke_samples(inputs: Inputs) -> Samples:
 
 
 def _scored(
-    candidates: Candidates, sources: Mapping[str, Source], compute: Compute, progress: Progress
+    models: Variants, sources: Mapping[str, Source], compute: Compute, progress: Progress
 ) -> list[dict[str, list[TokenScores]]]:
     """[model] → source → scores of its requests, all of one pass; rows that several sources share are scored once."""
     asked = {name: requests(source) for name, source in sources.items()}
@@ -117,7 +120,7 @@ def _scored(
             unique.setdefault((sample.ids, positions), (len(unique), sample))
     samples = [sample for _, sample in unique.values()]
     scores = token_scores(
-        candidates,
+        models,
         samples,
         positions=[positions for _, positions in unique],
         compute=compute,
@@ -188,7 +191,7 @@ def _number(measured: Measured, name: str) -> float:
 
 def _smoke(
     inputs: Inputs,
-    edited: Edited,
+    edited: Weights,
     measured: Mapping[str, Measured],
     scores: Sequence[TokenScores],
     source: Source,
@@ -213,20 +216,21 @@ def _smoke(
     return _gate_record(gate, None, True, f"smoke: finite logits, {words}, no new loop in greedy continuations")
 
 
-def _loops(inputs: Inputs, edited: Edited, samples: Sequence[Sample], compute: Compute, progress: Progress) -> int:
+def _loops(inputs: Inputs, edited: Weights, samples: Sequence[Sample], compute: Compute, progress: Progress) -> int:
     """How many greedy continuations of the edited model loop where those of `into` do not.
 
-    Small models loop under greedy decoding whatever is done to them; what the edit broke is what counts.
+    Small models loop under greedy decoding whatever is done to them; what the edit broke is what counts. `into` is
+    asked only where the edited model loops.
     """
     prompts = [sample.ids[: min(max(1, len(sample.ids) // 2), CONTINUED)] for sample in samples[:CONTINUATIONS]]
-    candidates = Candidates(edited, [Variant("into"), Variant("edited")])
-    into, after = greedy(
-        candidates,
-        prompts,
-        tokens=CONTINUED,
-        stop=end_ids(inputs),
-        compute=compute,
-        stage="continuing",
-        progress=progress,
-    )
-    return sum(looping(new) and not looping(old) for old, new in zip(into, after, strict=True))
+
+    def continued(model: Weights, name: str, chosen: Sequence[tuple[int, ...]]) -> list[list[int]]:
+        stage = f"continuing ({name})"
+        ends = end_ids(inputs)
+        return greedy(
+            Single(model), chosen, tokens=CONTINUED, stop=ends, compute=compute, stage=stage, progress=progress
+        )[0]
+
+    found = zip(prompts, continued(edited, "edited", prompts), strict=True)
+    looped = [prompt for prompt, new in found if looping(new)]
+    return sum(not looping(old) for old in continued(inputs.into, "into", looped)) if looped else 0

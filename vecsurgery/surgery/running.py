@@ -24,6 +24,7 @@ from vecsurgery.checkpoint import (
     model_card,
     open_partial,
     plan_side_files,
+    preview,
     publish,
     write_bytes,
 )
@@ -73,6 +74,7 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
         plan = make_plan(inputs, compute=compute, progress=progress)
         require_disk(plan, out)
     with open_partial(out, plan.hash, inputs=inputs.folders) as partial:
+        config = config_bytes(inputs.into.folder, inputs.recipe.output.dtype)
         with clock.phase("measure"):
             geometries = measured(plan, partial.path / FOLDER, progress)
         with clock.phase("fit"):
@@ -80,12 +82,12 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
         with clock.phase("write"):
             _write(plan, geometries, coefficients, partial, progress)
         with clock.phase("evaluate"):
-            edited = assembled(inputs, geometries, coefficients)
-            judgement = judged(inputs, edited, compute=compute, progress=progress)
+            raw = assembled(inputs, geometries, coefficients, steps=())
+            with preview(partial, config, index_text(plan.shards)) as edited:
+                judgement = judged(inputs, raw, edited, compute=compute, progress=progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
         record["fits"] = [_fit_record(inputs, each, partial) for each in coefficients.values()]
         record["evaluation"], record["gates"] = judgement.evaluation, judgement.gates
-        config = config_bytes(inputs.into.folder, inputs.recipe.output.dtype)
         record["files"][CONFIG_FILE] = hashlib.sha256(config).hexdigest()
         _finish(plan, record, partial)
         folder = publish(partial, config, failed=bool(judgement.failed))
