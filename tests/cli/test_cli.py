@@ -16,7 +16,7 @@ from vecsurgery.cli import main
 from vecsurgery.errors import InputError, RunError
 from vecsurgery.progress import silent
 
-COMMANDS = ("run", "check", "plan", "measure", "evaluate", "report", "reproduce", "new", "schema", "demo")
+COMMANDS = ("run", "check", "plan", "measure", "evaluate", "curve", "report", "reproduce", "new", "schema", "demo")
 
 
 class Calls:

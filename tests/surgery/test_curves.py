@@ -14,6 +14,7 @@ from vecsurgery.cli import main
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation import answer_nll
 from vecsurgery.surgery.api import opened
+from vecsurgery.surgery.curves import scaled_to
 
 
 @pytest.fixture
@@ -86,3 +87,18 @@ def test_the_command_prints_tables_or_json_and_draws(drawn: Workspace) -> None:
     assert picture.read_text().startswith("<?xml")
     as_json = CliRunner().invoke(main, ["curve", str(drawn.write()), "--points", "3", "--json"])
     assert json.loads(as_json.stdout)["delta"] == "change"
+
+
+def test_the_raw_delta_is_scaled_to_a_loss(drawn: Workspace) -> None:
+    curve = vecsurgery.curve(drawn.write(), points=3)
+    wanted = curve.into.forget_capped + 0.6 * (curve.scaling[-1].forget_capped - curve.into.forget_capped)
+    point = scaled_to(drawn.root / "recipe.yaml", wanted)
+    assert point is not None
+    assert point.forget_capped == pytest.approx(wanted, rel=2e-3)
+    drawn.recipe["steps"] = [{"scale": point.factor}]
+    vecsurgery.run(drawn.write(), drawn.root / "scaled")
+    samples = opened(drawn.root / "recipe.yaml").evaluation
+    assert answer_nll(Stored(drawn.root / "scaled"), samples["retain"]).mean == pytest.approx(
+        point.retain_nll, rel=1e-5
+    )
+    assert scaled_to(drawn.root / "recipe.yaml", 1e3) is None

@@ -22,6 +22,8 @@ LEVELS = (0.5, 0.75, 0.9)
 """Shares of the raw forgetting at which the two are compared."""
 SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Numbers that the raw delta is multiplied by."""
+_BEYOND = (1.1, 1.25, 1.5)
+"""Numbers beyond the whole delta, for a model that forgets more than it."""
 _FINER = 4
 """Numbers inside each bracket of a level in the second pass."""
 _WIDER = 0.25
@@ -38,6 +40,7 @@ class Point:
 
     factor: float
     forget_capped: float
+    forget_nll: float
     forget_probability: float
     retain_nll: float
     retain_probability: float
@@ -129,6 +132,52 @@ def curve(
         candidates = _candidates(inputs, geometries, step, delta)
         sampling = Sampling(inputs, candidates, compute, progress)
         return sampling.curve(_method(inputs), _factors(step, points), tuple(levels))
+
+
+def scaled_to(
+    recipe: str | Path,
+    forget_capped: float,
+    *,
+    overrides: Sequence[str] = (),
+    compute: Compute = "float32",
+    progress: Progress = silent,
+) -> Point | None:
+    """The raw delta of a recipe, all its tensors times one number, where it first has this capped answer loss.
+
+    Measured on `evaluate.forget` and `evaluate.retain` in three passes: numbers from 0.1 to 1.5, finer ones around the
+    loss, and the number found. None where none of them forgets so much.
+
+    Raises: InputError where the recipe has no such rows, several deltas without a fit, or a raw delta that forgets
+    nothing.
+    """
+    from vecsurgery.surgery.api import opened
+    from vecsurgery.surgery.assembly import assembled
+    from vecsurgery.surgery.candidates import Candidates
+
+    inputs = opened(recipe, overrides)
+    _, delta = _what(inputs)
+    sampling = Sampling(inputs, Candidates(assembled(inputs, {}, {}, steps=()), (), delta), compute, progress)
+    line = sampling.points([("into", 1.0), *(("raw", each) for each in (*SCALES, *_BEYOND))])
+    level = (forget_capped - line[0].forget_capped) / (line[len(SCALES)].forget_capped - line[0].forget_capped)
+    finer = _between(line[1:], (level,), line[0])
+    if not finer:
+        return line[0] if level <= 0.0 else None
+    line = _sorted([*line, *sampling.points([("raw", each) for each in finer])])
+    factor = at_level(line, level)
+    return sampling.points([("raw", factor)])[0]
+
+
+def at_level(line: Sequence[Point], level: float) -> float:
+    """The factor at which points of ascending factors first forget so much, straight lines between them.
+
+    Raises ValueError where they never do.
+    """
+    from vecsurgery.fits import at_equal
+
+    factor = at_equal([point.forgetting for point in line], [point.factor for point in line], level)
+    if factor is None:
+        raise ValueError(f"no point forgets {level:.3g}")
+    return factor
 
 
 def _what(inputs: Inputs) -> tuple[Step | None, str]:
@@ -244,6 +293,7 @@ class Sampling:
             Point(
                 factor=factor if kind != "into" else 0.0,
                 forget_capped=forget.capped,
+                forget_nll=forget.mean,
                 forget_probability=forget.probability,
                 retain_nll=retain.mean,
                 retain_probability=retain.probability,
