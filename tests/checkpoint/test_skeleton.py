@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from support import models
-from transformers import BertConfig, RwkvConfig
+from transformers import BertConfig, MixtralConfig, RwkvConfig
 
 from vecsurgery.checkpoint import skeleton
 from vecsurgery.errors import UnsupportedError
@@ -51,6 +51,16 @@ def test_a_model_type_without_causal_class_is_refused_by_name() -> None:
 
     with pytest.raises(UnsupportedError, match="unheard_of"):
         skeleton.build(Unknown())
+
+
+def test_experts_larger_than_any_memory_are_built_without_it() -> None:
+    config = MixtralConfig(
+        vocab_size=32, hidden_size=4096, intermediate_size=2**24, num_hidden_layers=1, num_local_experts=4096
+    )
+    parameters = skeleton.build(config).named_parameters()
+    experts = {name: parameter for name, parameter in parameters if parameter.ndim == 3}
+    assert sum(parameter.numel() for parameter in experts.values()) > 10**14
+    assert all(parameter.is_meta for parameter in experts.values())
 
 
 def test_forwards_are_restored_even_after_an_error() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from vecsurgery.errors import UnsupportedError
@@ -22,6 +23,9 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 _BLOCK_LISTS = ("layers", "h", "blocks", "block")
 """The names that transformers gives to the list of decoder blocks, to choose among lists of equal length and depth."""
+
+_LARGE = 1_000_000
+"""Numbers in a tensor from which it is made without memory."""
 
 
 class _BlockReached(Exception):  # noqa: N818 - a signal, not an error
@@ -74,7 +78,7 @@ def _on_meta(factory: Any, config: Any, dtype: torch.dtype) -> nn.Module:
     from transformers.initialization import no_init_weights
 
     def construct(attention: str) -> nn.Module:
-        with init_empty_weights(include_buffers=False), no_init_weights():
+        with init_empty_weights(include_buffers=False), no_init_weights(), _large_ones_on_meta():
             model: nn.Module = factory.from_config(
                 config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
             )
@@ -85,6 +89,33 @@ def _on_meta(factory: Any, config: Any, dtype: torch.dtype) -> nn.Module:
     except (ValueError, ImportError):
         # An architecture without the fused kernel says so with one of these; any other fault comes up again below.
         return construct("eager")
+
+
+@contextmanager
+def _large_ones_on_meta() -> Iterator[None]:
+    """While open, `torch.empty` of a million numbers and more gives tensors without memory.
+
+    `init_empty_weights` moves a parameter when a module registers it, so its values are allocated first: 30 GB for the
+    fused experts of one DeepSeek-V3 block, which many machines refuse. No buffer is made of uninitialised numbers.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Redirected(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            options = dict(kwargs or {})
+            if func is torch.empty and options.get("device") is None and _numbers(args) >= _LARGE:
+                options["device"] = "meta"
+            return func(*args, **options)
+
+    with Redirected():
+        yield
+
+
+def _numbers(shape: Any) -> int:
+    """Numbers in a tensor of this shape, given as one sequence or as one argument a dimension."""
+    sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+    return prod(int(size) for size in sizes)
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from vecsurgery.errors import UnsupportedError
@@ -25,7 +26,16 @@ _TOKENS = 5
 """Length of the traced text; a linear map that reads another number of rows (routed tokens) has no site."""
 _ROUTERS = {"router", "gate"}
 """Last name of linear maps that choose experts."""
-_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+_FAULTS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    ImportError,
+)
 """What code of transformers raises where a model cannot be built or run as decoder blocks."""
 
 
@@ -86,10 +96,17 @@ def trace(config: Any) -> Trace:
                 _known[key] = _trace(config)
             except _FAULTS as fault:
                 raise UnsupportedError(
-                    f"tracing model type {config.model_type!r}: {fault!r}. This architecture is not supported, or its "
-                    "config.json lacks what the architecture needs."
+                    f"tracing model type {config.model_type!r}: its decoder blocks cannot be run one by one. Either "
+                    "this architecture is not supported, or its config.json lacks what the architecture needs. "
+                    f"(transformers: {_first_line(fault)})"
                 ) from fault
         return _known[key]
+
+
+def _first_line(fault: Exception) -> str:
+    """The kind of an error and the beginning of what it says."""
+    lines = str(fault).strip().splitlines()
+    return shorten(f"{type(fault).__name__}: {lines[0]}" if lines else type(fault).__name__, 160, placeholder=" …")
 
 
 def _trace(config: Any) -> Trace:
