@@ -24,18 +24,21 @@ def _without_geometry():
 
 def test_the_verdict_is_one_line_of_stored_figures():
     assert report.verdict(record()) == (
-        "Removed 97 % of the `retain` activation energy of `unlearning` while keeping 81 % of its norm; 2 warnings."
+        "Removed 97 % of the `retain` activation energy of `unlearning` in 4 block matrices while keeping 81 % of its "
+        "norm; 1 norm and the head added unchanged; 2 warnings."
     )
 
 
 def test_the_verdict_tells_a_bias_that_grew():
     grown = record() | {"matrices": [matrix(0, "q", 1.0, 1.5, 1.5)]}
-    assert report.verdict(grown).startswith("Raised the `retain` activation energy of `unlearning` to 150 %")
+    assert report.verdict(grown).startswith(
+        "Raised the `retain` activation energy of `unlearning` in 1 block matrix to 150 %"
+    )
 
 
 def test_the_verdict_without_a_geometry_tells_the_norm():
     assert report.verdict(_without_geometry()) == (
-        "Scale on `unlearning` kept 50 % of its norm over 4 matrices; no warnings."
+        "Scale on `unlearning` kept 50 % of its norm over 4 matrices; 1 norm and the head added unchanged; no warnings."
     )
 
 
@@ -67,6 +70,69 @@ def test_warnings_that_differ_only_in_numbers_are_gathered_with_a_count():
     assert len(found) == 1
     assert "model.layers.0.self_attn.q_proj.weight" in found[0]
     assert "3 more" in found[0]
+
+
+def test_what_weighs_most_is_told_first_and_the_licence_last():
+    licence = "the licences of the sources are not all known; the model card says `license: other`: settle it"
+    kin = "deltas.x: RoPE base differs: into has 1, tuned has 2"
+    changed = record() | {
+        "warnings": [licence, kin],
+        "left_out": [{"tensor": "a.weight", "step": "null_space", "delta": "x", "unprotected": True}],
+    }
+    emptied = "only 0.1 of the delta's norm is left; raise rtol, or use fewer positions"
+    changed["matrices"][3]["steps"][0]["warnings"] = [emptied]
+    found = report.warnings(changed)
+    assert emptied in found[0]
+    assert "added unprotected" in found[1]
+    assert found[2] == kin
+    assert found[-1] == licence
+    assert len(found) == 6
+
+
+def test_warnings_of_fits_and_evaluation_are_warnings_of_the_run():
+    fit = {"step": "amplify", "delta": "unlearning", "warnings": ["the target was not reached"]}
+    changed = record() | {"fits": [fit], "evaluation": {"forget": {"warnings": ["evaluate.forget: not finite"]}}}
+    found = report.warnings(changed)
+    assert "amplify, unlearning: the target was not reached" in found
+    assert "evaluate.forget: not finite" in found
+
+
+def test_the_settings_of_a_step_stand_beside_its_figures():
+    steps = "steps:\n- {project: retain_energy, id: retain_energy, geometry: retain, keep: 0.02, others: source}\n"
+    changed = record() | {"recipe": f"into: org/original\n{steps}"}
+    assert "keep 0.02, others source" in report.text(changed)
+    assert "keep 0.02, others source" in report.html(changed)
+
+
+def test_the_terms_are_told_once(page):
+    for shown in (re.sub(r"\s+", " ", report.text(record())), page):
+        assert shown.count("retention activation bias, RAB") == 1
+
+
+def test_backticks_on_the_page_are_code_and_a_lone_one_is_itself():
+    changed = record() | {"warnings": ["the card says `license: other`; see 5` long"]}
+    page = report.html(changed)
+    assert "the card says <code>license: other</code>; see 5` long" in page
+
+
+def test_a_share_above_one_fills_its_bar_and_is_marked(page):
+    grown = record() | {"matrices": [matrix(0, "q", 1.0, 1.0, 25.0), matrix(0, "o", 1.0, 0.5, 0.5)]}
+    assert '<i class="over" style="width: 100.0%">' in report.html(grown)
+    assert 'class="over"' not in page
+
+
+def test_a_norm_that_rounding_multiplied_does_not_flatten_the_picture():
+    changed = record()
+    changed["matrices"][0]["stored"]["retain"]["norm_ratio_stored"] = 31.0
+    assert "×21.9" in report.html(changed)
+    assert "×" not in report.html(record()).split("<svg")[1].split("</svg>")[0]
+
+
+def test_matrices_left_out_are_gathered_by_step_and_delta():
+    left_out = [{"tensor": f"m{i}.weight", "step": "null_space", "delta": "x", "unprotected": True} for i in range(6)]
+    text = report.text(record() | {"left_out": left_out})
+    assert "6 matrices left out of null_space: the change by x added unprotected: m0.weight, m1.weight" in text
+    assert "m3.weight and 2 more" in text
 
 
 @pytest.mark.parametrize(
@@ -157,4 +223,6 @@ def test_a_measurement_without_its_optional_figures_renders():
     report.validated(changed)
     assert "–" in report.text(changed)
     assert "<svg" in report.html(changed)
-    assert report.verdict(changed).startswith("Removed 50 % of the `retain` activation energy of `unlearning`;")
+    assert report.verdict(changed).startswith(
+        "Removed 50 % of the `retain` activation energy of `unlearning` in 1 block matrix;"
+    )

@@ -235,7 +235,7 @@ def test_a_matrix_left_out_of_a_null_space_projection_is_reported_as_unprotected
     record = record_of(workspace.out)
     assert record["left_out"] == [{"tensor": QUERY, "step": "null_space", "delta": "change", "unprotected": True}]
     text = vecsurgery.report.text(record)
-    assert f"{QUERY} left out of null_space: its change by change added unprotected" in text
+    assert f"{QUERY} left out of null_space: the change by change added unprotected" in text
     assert "1 matrix left out of a projection by the selection and added unprotected" in text
 
 

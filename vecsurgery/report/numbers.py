@@ -41,5 +41,5 @@ def counted(count: int, noun: str) -> str:
     """A count with its noun in the number it needs."""
     if count == 1:
         return f"1 {noun}"
-    plural = "matrices" if noun == "matrix" else f"{noun}s"
+    plural = noun.removesuffix("x") + "ces" if noun.endswith("matrix") else f"{noun}s"
     return f"{count:,} {plural}"

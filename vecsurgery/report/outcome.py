@@ -1,24 +1,51 @@
 """What a record comes to in words: its warnings, gathered, and the one-line verdict."""
 
 import re
+from collections.abc import Iterable
 
 from vecsurgery.report import summary
 from vecsurgery.report.numbers import counted, percent
 from vecsurgery.report.record import Record
+from vecsurgery.report.wording import kinds
 
 _ADDED = 1.1
 """A stored norm above this multiple of the intended one is told as what it is: rounding."""
+_HEAVY = (
+    ("of the delta's norm is left",),
+    ("unprotected",),
+    ("differs: into has", "into and base differ by"),
+    ("vocabulary rows", "has no row for", "ends texts with", "cannot be compared by string"),
+)
+"""What the weightier warnings say, the weightiest first."""
+_LIGHT = ("the licences of the sources",)
 _NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*")
 
 
 def warnings(record: Record) -> list[str]:
-    """Every warning of the run, its geometries and its matrices, and those that follow from the stored figures.
+    """Every warning of the run, its geometries, fits and matrices, and those that follow from the stored figures.
 
     Warnings of matrices that differ in their numbers only are one warning, told of the first matrix with a count.
+    The weightiest come first (see `by_weight`).
     """
-    found = list(record["warnings"])
+    found = _of_matrices(record) + _of_selection(record)
+    found += [f"{fit['step']}, {fit['delta']}: {text}" for fit in record.get("fits", []) for text in fit["warnings"]]
+    found += [*record["warnings"], *_of_rounding(record)]
+    found += [text for item in record.get("evaluation", {}).values() for text in item["warnings"]]
     found += [f"geometry {name}: {text}" for name, item in record["geometry"].items() for text in item["warnings"]]
-    return found + _of_matrices(record) + _of_rounding(record) + _of_selection(record)
+    return by_weight(found)
+
+
+def by_weight(found: Iterable[str]) -> list[str]:
+    """Warnings in the order in which a reader should judge them: a delta that is gone or unprotected, models that are
+    no kin, tokens that mean something else, whatever else there is, the licence. Equals stay as they came.
+    """
+    return sorted(found, key=_weight)
+
+
+def _weight(text: str) -> int:
+    if any(phrase in text for phrase in _LIGHT):
+        return len(_HEAVY) + 1
+    return next((rank for rank, phrases in enumerate(_HEAVY) if any(phrase in text for phrase in phrases)), len(_HEAVY))
 
 
 def _of_matrices(record: Record) -> list[str]:
@@ -61,13 +88,15 @@ def _of_selection(record: Record) -> list[str]:
 
 
 def verdict(record: Record) -> str:
-    """One line: how much of the bias is gone from the stored weights, what is left of the delta, how many warnings.
+    """One line: how much of the bias is gone from the stored weights, what is left of the delta, what else was added,
+    how many warnings.
 
-    Example: "Removed 97 % of the `retain` activation energy of `unlearning` while keeping 81 % of its norm; no
-    warnings."
+    Example: "Removed 97 % of the `retain` activation energy of `unlearning` in 168 block matrices while keeping 81 % of
+    its norm; the embedding and norms added unchanged; no warnings."
     """
     clauses = [_clause(record, name, change) for name, change in summary.totals(record).items()]
     clauses += _without_geometry(record) if not clauses else []
+    clauses += _added_beside(record)
     if record["left_out"]:
         clauses.append(f"{counted(len(record['left_out']), 'matrix')} left out by the selection")
     count = len(warnings(record))
@@ -80,12 +109,19 @@ def _clause(record: Record, geometry: str, change: summary.Change) -> str:
     steps = [step for matrix in record["matrices"] for step in matrix["steps"] if step.get("geometry") == geometry]
     deltas = " + ".join(f"`{name}`" for name in dict.fromkeys(step["delta"] for step in steps))
     subject = f"the `{geometry}` activation energy of {deltas or 'the change'}"
+    where = f" in {counted(change.matrices, 'block matrix')}"
     norm = _norm(change)
     if change.left is None:
-        return f"found no activity of {deltas or 'the change'} on `{geometry}` to remove{norm}"
+        return f"found no activity of {deltas or 'the change'} on `{geometry}` to remove{where}{norm}"
     if change.left > 1:
-        return f"raised {subject} to {percent(change.left)} of what it was{norm}"
-    return f"removed {percent(1 - change.left)} of {subject}{norm}"
+        return f"raised {subject}{where} to {percent(change.left)} of what it was{norm}"
+    return f"removed {percent(1 - change.left)} of {subject}{where}{norm}"
+
+
+def _added_beside(record: Record) -> list[str]:
+    """What was added unchanged beside the matrices that steps touched: embeddings, norms, biases."""
+    added = [name for item in record["others"] if item["treatment"] == "source" for name in item["tensors"]]
+    return [f"{kinds(dict.fromkeys(added), numbers=False)} added unchanged"] if added else []
 
 
 def _norm(change: summary.Change) -> str:

@@ -3,9 +3,9 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.report import outcome, pictures, summary
+from vecsurgery.report import outcome, pictures, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
-from vecsurgery.report.plain import optional, sources, treated
+from vecsurgery.report.plain import BIAS, optional, sources, treated
 from vecsurgery.report.record import MatrixRecord, Record
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def html(record: Record, *, worst: int = 10) -> str:
             verdict=outcome.verdict(record),
             warnings=outcome.warnings(record),
             sources=sources(record),
+            terms=BIAS,
             steps=summary.step_totals(record),
+            settings=wording.step_settings(record),
             geometries=[_geometry(record, name, total, worst) for name, total in summary.totals(record).items()],
             layers=summary.layers(record),
             changes={name: summary.by_layer(record, name) for name in summary.totals(record)},
@@ -53,10 +55,12 @@ def _short(matrix: MatrixRecord) -> str:
 
 
 def _marked(text: str) -> "Markup":
-    """Escape a sentence and set its `names` as code."""
+    """Escape a sentence and set its `names` as code; a backtick without a partner stays as it is."""
     from markupsafe import Markup
 
     pieces = text.split("`")
+    if len(pieces) % 2 == 0:
+        pieces[-2:] = ["`".join(pieces[-2:])]
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(pieces))
 
 
@@ -85,6 +89,7 @@ def _environment() -> "Environment":
         "percent": percent,
         "optional": optional,
         "duration": duration,
+        "kinds": wording.kinds,
         "left": summary.left_stored,
         "treated": treated,
         "marked": _marked,

@@ -8,12 +8,15 @@ import re
 from typing import TYPE_CHECKING
 
 from vecsurgery.report import summary
+from vecsurgery.report.numbers import number
 from vecsurgery.report.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_HIGHEST = 1.5
+"""Where bars of the kept norm are cut; a change of small norm that rounding multiplied would hide the others."""
 _INK = "#010203"
 """A colour nothing else uses; becomes currentColor in the SVG."""
 _BEFORE, _INTENDED, _STORED = "#9aa0a6", "#e8912d", "#2f7fd0"
@@ -79,8 +82,13 @@ def _bias(axes: "Axes", changes: dict[int, summary.Change]) -> None:
 
 def _norm(axes: "Axes", changes: dict[int, summary.Change]) -> None:
     ratios = [(layer, change.norm_ratio) for layer, change in changes.items() if change.norm_ratio is not None]
-    axes.bar([layer for layer, _ in ratios], [ratio for _, ratio in ratios], color=_STORED, width=0.72)
-    axes.set_ylim(0, max([1.0, *(1.05 * ratio for _, ratio in ratios)]))
+    top = min(_HIGHEST, max([1.0, *(1.05 * ratio for _, ratio in ratios)]))
+    axes.set_ylim(0, top)
+    for layer, ratio in ratios:
+        clipped = ratio > top
+        axes.bar([layer], [min(ratio, top)], color=_INTENDED if clipped else _STORED, width=0.72)
+        if clipped:
+            axes.text(layer, 0.98 * top, f"×{number(ratio)}", ha="center", va="top", fontsize=7, rotation=90)
     axes.axhline(1.0, color=_INK, linewidth=0.6, linestyle=":")
     axes.set_title("norm of the change kept", loc="left", fontsize=9)
     _layer_axis(axes, list(changes))

@@ -1,29 +1,49 @@
 """The report as plain text: aligned tables, no colours, for a terminal, a log or a diff."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 
-from vecsurgery.report import outcome, summary
+from vecsurgery.report import outcome, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
 from vecsurgery.report.record import ModelRecord, OthersRecord, Record
 
+_WIDTH = 120
+_LISTED = 4
+"""Names of matrices that a line holds."""
+
 
 def text(record: Record, *, worst: int = 10) -> str:
-    """Render a record: sources, steps, bias per layer on the stored weights, the `worst` matrices, warnings, times.
-
-    Bias is retention activation bias (RAB): the mean squared output that the change gives to the geometry's inputs.
+    """Render a record: verdict, warnings, sources, steps, bias per layer on the stored weights, the `worst` matrices,
+    what was not edited, times.
     """
-    sections: list[Callable[[Record], list[str]]] = [_head, _sources, _steps, _outcomes, _passed, _warnings, _end]
+    sections: list[Callable[[Record], list[str]]] = [
+        _head,
+        _warnings,
+        _sources,
+        _steps,
+        _outcomes,
+        lambda record: [line for name in summary.totals(record) for line in _worst(record, name, worst)],
+        _passed,
+        _end,
+    ]
     blocks = [section(record) for section in sections]
-    blocks.insert(4, [line for name in summary.totals(record) for line in _worst(record, name, worst)])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """Align cells in columns; the first `left` columns to the left, the others to the right."""
+BIAS = (
+    "Activation energy, also called bias (retention activation bias, RAB): the mean squared output that the change "
+    "adds for the inputs which a geometry's text gives to a matrix. Intended: as the steps left the change. Stored: as "
+    "it is in the written weights, after rounding to their type. Left: stored as a share of before."
+)
+"""The terms of the report, told once."""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, last_left: bool = False) -> list[str]:
+    """Align cells in columns; the first `left` ones (and the last, if asked for) to the left, others to the right."""
     widths = [max(len(cells[column]) for cells in (header, *rows)) for column in range(len(header))]
     return [
         "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
+            cell.ljust(width) if column < left or (last_left and column == len(header) - 1) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
         for cells in (header, *rows)
@@ -58,7 +78,7 @@ def sources(record: Record) -> list[tuple[str, str]]:
         changed = f", {counted(delta['changed'], 'tensor')} changed" if "changed" in delta else ""
         lines.append((f"delta {name}", described + weighed + changed))
     for name, item in record["geometry"].items():
-        counts = ", ".join(f"{count:,} {what}" for what, count in item["counts"].items())
+        counts = wording.counts(item["counts"])
         positions = f"{counted(item['tokens'], 'position')} at {counted(item['sites'], 'site')}"
         lines.append((f"geometry {name}", f"{positions}; tokens: {item['rule']}" + (f"; {counts}" if counts else "")))
     return lines
@@ -78,6 +98,7 @@ def _split(pairs: Sequence[tuple[str, str]]) -> tuple[Sequence[str], Sequence[Se
 
 
 def _steps(record: Record) -> list[str]:
+    settings = wording.step_settings(record)
     rows = [
         [
             total.step,
@@ -89,6 +110,7 @@ def _steps(record: Record) -> list[str]:
             optional(total.left),
             number(total.rank),
             optional(total.energy),
+            settings.get(total.step, "") or "–",
         ]
         for total in summary.step_totals(record)
     ]
@@ -104,19 +126,22 @@ def _steps(record: Record) -> list[str]:
         "bias left",
         "directions",
         "energy in them",
+        "settings",
     ]
-    return ["Steps, as intended (directions and their energy: medians over the matrices)", *table(header, rows, left=4)]
+    title = "Steps, as intended (directions and the share of the geometry's energy in them: medians over the matrices)"
+    return [title, *table(header, rows, left=4, last_left=True)]
 
 
 def _outcomes(record: Record) -> list[str]:
     lines: list[str] = []
-    for name, total in summary.totals(record).items():
+    found = summary.totals(record)
+    for name, total in found.items():
         rows = [_change_row(str(layer), change) for layer, change in summary.by_layer(record, name).items()] + [
             _change_row("all", total)
         ]
         header = ["layer", "matrices", "bias before", "intended", "stored", "left", "norm kept"]
-        lines += ["", f"Bias on {name}, measured on the stored weights", *table(header, rows)]
-    return lines[1:]
+        lines += ["", f"Bias on {name}", *table(header, rows)]
+    return [*textwrap.wrap(BIAS, _WIDTH), *lines] if found else []
 
 
 def _change_row(label: str, change: summary.Change) -> list[str]:
@@ -149,16 +174,24 @@ def _passed(record: Record) -> list[str]:
     for item in record["others"]:
         if item["tensors"]:
             what = f"{counted(len(item['tensors']), 'tensor')} of {item['delta']} outside the blocks' matrices"
-            lines.append(f"{what}: {treated(item)} ({item['step']}, others: {item['treatment']})")
+            named = f"{wording.kinds(item['tensors'])}; {item['step']}, others: {item['treatment']}"
+            lines.append(f"{what}: {treated(item)} ({named})")
+    groups: dict[tuple[str, str, bool], list[str]] = {}
     for left in record["left_out"]:
-        how = "added unprotected" if left["unprotected"] else "passes unchanged"
-        lines.append(f"{left['tensor']} left out of {left['step']}: its change by {left['delta']} {how}")
+        groups.setdefault((left["step"], left["delta"], left["unprotected"]), []).append(left["tensor"])
+    for (step, delta, unprotected), names in groups.items():
+        how = "added unprotected" if unprotected else "passes unchanged"
+        what = names[0] if len(names) == 1 else f"{len(names)} matrices"
+        listed = f": {', '.join(names[:_LISTED])}" if len(names) > 1 else ""
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        lines.append(f"{what} left out of {step}: the change by {delta} {how}{listed}{more}")
     return lines
 
 
 def _warnings(record: Record) -> list[str]:
     found = outcome.warnings(record)
-    return [f"Warnings ({len(found)})", *(f"- {line}" for line in found)] if found else ["No warnings."]
+    order = ", the weightiest first" if len(found) > 1 else ""
+    return [f"Warnings ({len(found)}){order}", *(f"- {line}" for line in found)] if found else []
 
 
 def _end(record: Record) -> list[str]:
