@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import types
@@ -138,10 +139,14 @@ def test_an_interrupted_check_does_not_claim_to_be_resumable(api):
 
 
 def test_check_prints_facts_and_warnings_and_succeeds(api):
-    api.check = Calls({"facts": {"kin": "0.02", "blocks": 4}, "warnings": ["rope_theta differs"]})
+    facts = {"architecture": "llama", "blocks": 4, "tensors": 30, "sites": 16}
+    api.check = Calls({"facts": facts, "warnings": ["rope_theta differs"]})
     result = invoke("check", "a.yaml", "--weights")
     assert result.exit_code == 0
-    assert result.stdout == "kin: 0.02\nblocks: 4\nwarning: rope_theta differs\n"
+    assert result.stdout.startswith("into  llama, 4 blocks, 30 tensors, 16 sites")
+    assert "Every number of every checkpoint was read" in re.sub(r"\s+", " ", result.stdout)
+    assert "\n- rope_theta differs\n" in result.stdout
+    assert result.stdout.endswith("1 warning to judge before you run it.\n")
     assert api.check.made[0][1]["weights"] is True
 
 

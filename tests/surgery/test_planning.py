@@ -104,12 +104,30 @@ def test_the_dictionary_is_json_and_says_the_same(workspace: Workspace) -> None:
 def test_the_text_names_what_is_skipped_and_how_it_is_treated(rain: Workspace) -> None:
     rain.recipe["steps"][0] |= {"layers": "0-1"}
     text = vecsurgery.plan(rain.write()).text()
-    assert "null_space: 9 tensors of instruct that are no block matrix are dropped: model.embed_tokens.weight" in text
+    assert (
+        "null_space: 9 tensors of instruct that are no block matrix are dropped: the embedding, 7 norms and the head"
+        in text
+    )
     assert (
         "null_space: 7 changed matrices of instruct are left out by the selection: model.layers.2.self_attn.q_proj"
         in text
     )
     assert "geometry thinking: 8 sites in 2 blocks" in text
+
+
+def test_the_sums_say_what_they_are_made_of(workspace: Workspace) -> None:
+    plan = vecsurgery.plan(workspace.write())
+    text = plan.text()
+    assert "step  retain_energy: project retain_energy, keep 0.1, energy 1, others source" in text
+    assert "24 rows, 24 samples, 288 tokens, 264 positions" in text
+    sums = dict(line.split(maxsplit=1) for line in text.partition("\nin sum\n")[2].splitlines())
+    assert "of geometry (an upper bound" in sums["disk"]
+    assert "set aside for tokenizer, card and report" in sums["disk"]
+    phases = plan.phase_memory
+    assert phases["measuring"] > phases["writing"] > phases["fitting"] == 0
+    assert "measuring takes it (writing 102.4 kB)" in sums["memory"]
+    workspace.recipe["output"] = {"keep_geometry": False}
+    assert "deleted at the end" in vecsurgery.plan(workspace.write()).text()
 
 
 def test_actions_say_what_happens_to_each_tensor(rain: Workspace) -> None:

@@ -24,6 +24,7 @@ def command(recipe: Path, overrides: Sequence[str], weights: bool, as_json: bool
       vecsurgery check retain.yaml
       vecsurgery check retain.yaml --weights
     """
+    from vecsurgery import report
     from vecsurgery.surgery import api
 
     with _progress.shown(as_json=as_json) as progress:
@@ -31,9 +32,4 @@ def command(recipe: Path, overrides: Sequence[str], weights: bool, as_json: bool
     if as_json:
         click.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    for name, value in found["facts"].items():
-        click.echo(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
-    for warning in found["warnings"]:
-        click.echo(f"warning: {warning}")
-    if not found["warnings"]:
-        click.echo("Nothing speaks against this recipe.")
+    click.echo(report.check_text(found, weights=weights), nl=False)

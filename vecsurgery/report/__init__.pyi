@@ -1,3 +1,4 @@
+from .checked import check_text as check_text
 from .curve import curve_picture as curve_picture
 from .curve import curve_text as curve_text
 from .evaluated import evaluation_picture as evaluation_picture

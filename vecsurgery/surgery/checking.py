@@ -14,7 +14,7 @@ from vecsurgery.delta import DeltaSource, Difference, check_tying
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import require_loadable
 from vecsurgery.progress import Progress, silent
-from vecsurgery.recipe.types import Step
+from vecsurgery.recipe.types import DeltaSpec, Step
 from vecsurgery.surgery.disjoint import require_disjoint
 from vecsurgery.surgery.inputs import Inputs, Pair
 from vecsurgery.surgery.lineage import distance, distance_warning, lineage_warnings
@@ -55,6 +55,8 @@ def check_inputs(inputs: Inputs) -> Check:
         "blocks": inputs.into.layout.blocks,
         "tensors": len(inputs.into.layout.tensors),
         "sites": len(inputs.into.layout.sites),
+        "models": {"into": inputs.recipe.into.text},
+        "deltas": {name: _delta(spec) for name, spec in inputs.recipe.deltas.items()},
         "distances": {},
         "geometry": {},
     }
@@ -73,6 +75,13 @@ def check_inputs(inputs: Inputs) -> Check:
     warnings += _measured(inputs, facts)
     require_disjoint(inputs)
     return Check(tuple(dict.fromkeys(warnings)), facts, tuple(data_warnings))
+
+
+def _delta(spec: DeltaSpec) -> str:
+    """A delta in the recipe's words."""
+    if spec.adapter is not None:
+        return f"adapter {spec.adapter.text}"
+    return f"{spec.tuned.text if spec.tuned else ''} − {spec.base.text if spec.base else 'into'}"
 
 
 def require_disk(plan: Plan, out: Path) -> None:

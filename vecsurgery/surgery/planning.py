@@ -33,6 +33,9 @@ from vecsurgery.surgery.inputs import Inputs
 from vecsurgery.surgery.plantext import plan_text
 from vecsurgery.surgery.touches import Touch, geometry_names
 
+_SIDE_FILES = 64 * 2**20
+"""Bytes set aside for tokenizer, card, record and report."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -87,16 +90,27 @@ class Plan:
     @property
     def disk(self) -> int:
         """Bytes that the output folder takes at most: tensors, geometry files, a little for side files."""
+        return self.written + self.geometry_bytes + _SIDE_FILES
+
+    @property
+    def geometry_bytes(self) -> int:
+        """Bytes of geometry files at most: those that are measured, and copies of those that the recipe names."""
         copied = sum(geometry.path.stat().st_size for geometry in self.inputs.files.values())
-        return self.written + copied + sum(plan.bytes for plan in self.geometry.values()) + 64 * 2**20
+        return copied + sum(plan.bytes for plan in self.geometry.values())
+
+    @property
+    def phase_memory(self) -> dict[str, int]:
+        """Anonymous bytes at the peak of each phase."""
+        return {
+            "measuring": max((plan.memory for plan in self.geometry.values()), default=0),
+            "fitting": max((plan.memory for plan in self.fits.values()), default=0),
+            "writing": max((item.memory for item in self.tensors.values()), default=0),
+        }
 
     @property
     def memory(self) -> int:
         """Anonymous bytes at the peak: the largest of measuring, fitting and writing."""
-        measuring = max((plan.memory for plan in self.geometry.values()), default=0)
-        fitting = max((plan.memory for plan in self.fits.values()), default=0)
-        writing = max((item.memory for item in self.tensors.values()), default=0)
-        return max(measuring, fitting, writing)
+        return max(self.phase_memory.values())
 
     def left_out(self) -> list[tuple[str, str, str]]:
         """(tensor, step id, delta) of every changed matrix that a step's selection passes by, whole or in part."""

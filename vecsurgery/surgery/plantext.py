@@ -4,6 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from vecsurgery.checkpoint import readable
+from vecsurgery.report.wording import counts, kinds, settings
 
 if TYPE_CHECKING:
     from vecsurgery.surgery.costs import PlannedTensor
@@ -24,7 +25,9 @@ def _head(plan: "Plan") -> str:
     for name, changed in plan.changed.items():
         lines.append(f"delta {name}: {len(changed)} of {len(into.layout.tensors)} tensors changed")
     for step in plan.inputs.recipe.steps:
-        lines.append(f"step  {step.id}: {step.verb} {step.method if step.verb == 'project' else step.number}")
+        method = str(step.number) if step.verb == "scale" else step.method
+        how = settings(step.options.model_dump(by_alias=True)) if step.options is not None else ""
+        lines.append(f"step  {step.id}: {step.verb} {method}" + (f", {how}" if how else ""))
     return "\n".join(lines)
 
 
@@ -39,7 +42,7 @@ def _geometry(plan: "Plan") -> str:
             f"{entry.samples} samples ({entry.tokens} tokens fed); reads {readable(entry.reads)}, memory "
             f"{readable(entry.memory)}, {_flops(entry.flops)}, file at most {readable(entry.bytes)}"
         )
-        lines.append("  " + ", ".join(f"{key} {count}" for key, count in entry.counts.items()))
+        lines.append(f"  {counts(entry.counts)}")
     return "\n".join(lines)
 
 
@@ -75,7 +78,7 @@ def _skipped(plan: "Plan") -> str:
     lines = []
     for (delta, step, treatment), names in plan.others().items():
         what = "added as they are" if treatment == "source" else "dropped"
-        lines.append(f"{step}: {len(names)} tensors of {delta} that are no block matrix are {what}: {_some(names)}")
+        lines.append(f"{step}: {len(names)} tensors of {delta} that are no block matrix are {what}: {kinds(names)}")
     left: dict[tuple[str, str], list[str]] = {}
     for tensor, step, delta in plan.left_out():
         left.setdefault((step, delta), []).append(tensor)
@@ -87,11 +90,33 @@ def _skipped(plan: "Plan") -> str:
 def _totals(plan: "Plan") -> str:
     totals = plan.totals()
     files = f"{len(plan.shards)} file{'s' if len(plan.shards) != 1 else ''}"
-    return (
-        f"in sum: reads {readable(totals['reads'])}, writes {readable(totals['writes'])} in {files}, "
-        f"disk at most {readable(totals['disk'])}, peak memory about {readable(totals['memory'])}, "
-        f"at most {_flops(totals['flops'])}"
-    )
+    lines = [
+        ("reads", f"{readable(totals['reads'])} from the checkpoints, all passes together"),
+        ("writes", f"{readable(totals['writes'])} of tensors in {files}"),
+        ("disk", f"at most {readable(totals['disk'])}: {_disk(plan)}"),
+        ("memory", f"about {readable(totals['memory'])} at its peak: {_memory(plan)}"),
+        ("compute", f"at most {_flops(totals['flops'])}; how many directions a site has is known after measuring"),
+    ]
+    return "\n".join(["in sum", *(f"  {name:<8}{what}" for name, what in lines)])
+
+
+def _disk(plan: "Plan") -> str:
+    """What the bound on disk is made of."""
+    geometry = plan.geometry_bytes
+    parts = [f"{readable(plan.written)} of tensors"]
+    if geometry:
+        kept = "" if plan.inputs.recipe.output.keep_geometry else ", deleted at the end"
+        parts.append(f"{readable(geometry)} of geometry (an upper bound, less where sites have fewer directions{kept})")
+    parts.append(f"{readable(plan.disk - plan.written - geometry)} set aside for tokenizer, card and report")
+    return ", ".join(parts)
+
+
+def _memory(plan: "Plan") -> str:
+    """Which phase the peak belongs to, and what the others take."""
+    phases = plan.phase_memory
+    peak = max(phases, key=lambda name: phases[name])
+    others = [f"{name} {readable(count)}" for name, count in phases.items() if name != peak and count]
+    return f"{peak} takes it" + (f" ({', '.join(others)})" if others else "") + "; torch and Python come on top"
 
 
 def _some(names: list[str]) -> str:
