@@ -204,6 +204,18 @@ def write_texts(path: Path, *, rows: int, length: int, tags: bool = False) -> Pa
     return path
 
 
+def write_questions(path: Path, *, rows: int, tokens: int) -> Path:
+    """JSON Lines of random questions with answers of 8 words, `tokens` words in all."""
+    generator = torch.Generator().manual_seed(4)
+    length = max(9, tokens // rows)
+    lines = []
+    for row in torch.randint(0, _WORDS, (rows, length), generator=generator).tolist():
+        words = [f"w{number}" for number in row]
+        lines.append(json.dumps({"question": " ".join(words[:-8]), "answer": " ".join(words[-8:])}) + "\n")
+    path.write_text("".join(lines))
+    return path
+
+
 def perturbed(folder: Path, target: Path) -> Path:
     """A copy of a checkpoint in which every floating-point tensor is moved a little, one tensor in memory at a time."""
     from vecsurgery.checkpoint import Stored, copy_side_files, plan_side_files

@@ -1,13 +1,13 @@
-"""Peak anonymous memory of measuring and of writing: against the bound, with depth, and with the number of shards.
+"""Peak anonymous memory of measuring, fitting and writing: against the bound, with depth, and with many shards.
 
-    python -m benchmarks.memory                     # Llama 3 8B's width, 4 and 16 layers: 28 GB of disk, 25 minutes
+    python -m benchmarks.memory                     # Llama 3 8B's width, 4 and 16 layers: 28 GB of disk, 40 minutes
     python -m benchmarks.memory --folder FOLDER     # where the checkpoints go while it runs; they are deleted
     python -m benchmarks.memory --size tiny         # seconds, to see that it works; its ratios mean nothing
 
 Random checkpoints of equal width and equal calibration tokens: `--layers` 4 and 16 in one file, then the shallow one in
-many shards. Measuring and writing (retain_energy, keep 0.1) run in processes of their own. The bound: the weights of
-two blocks of each open checkpoint (in the type they are computed in), the hidden states of the calibration tokens, the
-geometry of one block, one row chunk of an embedding, 1 GB.
+many shards. Measuring, one pass of a fit (11 candidate models) and writing (retain_energy, keep 0.1) run in processes
+of their own. The bound: the weights of two blocks of each open checkpoint (in the type they are computed in), the
+hidden states of the tokens (of each candidate), the geometry of one block, one row chunk of an embedding, 1 GB.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks._checkpoints import TINY, Shape, make_pair, write_texts
+from benchmarks._checkpoints import TINY, Shape, make_pair, write_questions, write_texts
 from benchmarks._common import MEGABYTE, Outcome, arguments, child, show
 
 SIZES = {
@@ -28,10 +28,12 @@ _RECIPE = """
 into: {folder}/into
 deltas: {{change: {{tuned: {folder}/tuned}}}}
 geometry: {{retain: {{{source}}}}}
-steps: [{{project: retain_energy, geometry: retain, keep: 0.1}}]
+steps: [{{project: retain_energy, geometry: retain, keep: 0.1}}{fit}]
 gates: []
 output: {{shard_size: {shard_size}, keep_geometry: false}}
 """
+_FIT = ", {{fit: amplify, data: {questions}}}"
+_CANDIDATES = 11
 _CHUNK = 64 * 2**20
 _SPARE = 10**9
 _WIDEST_EXACT = 1024
@@ -45,6 +47,23 @@ def measure_geometry(recipe: str, out: str) -> dict[str, float]:
     return {}
 
 
+def fit_candidates(recipe: str, out: str) -> dict[str, float]:
+    """In the child: one pass over `into`, the raw delta and 9 factors, as the first of `amplify`."""
+    from vecsurgery.fits import Candidate
+    from vecsurgery.surgery.api import opened
+    from vecsurgery.surgery.fitting import asking_for
+    from vecsurgery.surgery.geometries import measured
+    from vecsurgery.surgery.planning import make_plan
+
+    inputs = opened(recipe)
+    geometries = measured(make_plan(inputs), Path(out))
+    factors = [Candidate("edited", 1.0 + number) for number in range(_CANDIDATES - 2)]
+    losses = asking_for(inputs, geometries, {}, inputs.recipe.steps[-1])(
+        [Candidate("into"), Candidate("raw"), *factors]
+    )
+    return {"capped loss of into": losses[0].capped}
+
+
 def write_model(recipe: str, out: str) -> dict[str, float]:
     """In the child: the rest of the run, from a measured geometry. Returns seconds per phase."""
     import vecsurgery
@@ -54,7 +73,9 @@ def write_model(recipe: str, out: str) -> dict[str, float]:
 
 
 def bounds(shape: Shape, tokens: int) -> dict[str, int]:
-    """The bound of each phase in bytes. Measuring computes in float32 on one model; writing has two models open."""
+    """The bound of each phase in bytes. Measuring computes in float32 on one model; fitting, in float32 too,
+    and writing have two models open.
+    """
     widths = (shape.hidden, shape.hidden, shape.hidden, shape.intermediate)
     if tokens <= _WIDEST_EXACT:
         geometry = sum(width * tokens * 4 for width in widths)
@@ -64,20 +85,25 @@ def bounds(shape: Shape, tokens: int) -> dict[str, int]:
     directions = sum(width * min(tokens, 1024, width) * 4 for width in widths)
     return {
         "measure": 2 * shape.block * 4 + states + geometry + _CHUNK + _SPARE,
+        "fit": 2 * 2 * shape.block * 4 + _CANDIDATES * states + directions + _CHUNK + _SPARE,
         "write": 2 * 2 * shape.block * shape.itemsize + directions + _CHUNK + _SPARE,
     }
 
 
-def run_case(folder: Path, shape: Shape, data: Path, tokens: int) -> dict[str, Outcome]:
-    """Both phases on one pair of checkpoints in `folder`, which is made, and emptied afterwards."""
+def run_case(folder: Path, shape: Shape, data: Path, questions: Path, tokens: int) -> dict[str, Outcome]:
+    """All phases on one pair of checkpoints in `folder`, which is made, and emptied afterwards."""
     make_pair(folder, shape)
     shard_size = -(-shape.parameters * shape.itemsize // shape.shards) + 10**6
     text = {"folder": folder, "shard_size": shard_size}
     geometry = folder / "retain.safetensors"
-    (folder / "measure.yaml").write_text(_RECIPE.format(source=f"data: {data}, max_tokens: {tokens}", **text))
-    (folder / "write.yaml").write_text(_RECIPE.format(source=f"file: {geometry}", **text))
+    source = f"data: {data}, max_tokens: {tokens}"
+    (folder / "measure.yaml").write_text(_RECIPE.format(source=source, fit="", **text))
+    fit = _FIT.format(questions=questions)
+    (folder / "fit.yaml").write_text(_RECIPE.format(source=f"file: {geometry}", fit=fit, **text))
+    (folder / "write.yaml").write_text(_RECIPE.format(source=f"file: {geometry}", fit="", **text))
     outcomes = {
         "measure": child(measure_geometry, recipe=str(folder / "measure.yaml"), out=str(geometry)),
+        "fit": child(fit_candidates, recipe=str(folder / "fit.yaml"), out=str(folder / "geometry")),
         "write": child(write_model, recipe=str(folder / "write.yaml"), out=str(folder / "out")),
     }
     shutil.rmtree(folder)
@@ -115,12 +141,13 @@ def main(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         folder = Path(name)
         length = min(256, options.tokens)
         data = write_texts(folder / "data.jsonl", rows=-(-options.tokens // length) + 1, length=length)
+        questions = write_questions(folder / "questions.jsonl", rows=8, tokens=options.tokens)
         for shape in cases:
-            outcomes = run_case(folder / "case", shape, data, options.tokens)
+            outcomes = run_case(folder / "case", shape, data, questions, options.tokens)
             first = first or outcomes
             rows += rows_of(shape, options.tokens, outcomes, first)
             if not options.json:
-                print(json.dumps(rows[-2:]), flush=True)
+                print(json.dumps(rows[-3:]), flush=True)
     rows.sort(key=lambda row: row["phase"])
     return {"Peak anonymous memory": rows}
 

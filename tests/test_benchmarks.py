@@ -38,6 +38,8 @@ def test_memory_compares_depths_and_shards_with_the_bound(tmp_path: Path) -> Non
     (rows,) = memory.main(options).values()
     many = len(_checkpoints.TINY.with_layers(1).with_shards(3).files)
     assert [(row["phase"], row["shards"]) for row in rows] == [
+        ("fit", 1),
+        ("fit", many),
         ("measure", 1),
         ("measure", many),
         ("write", 1),

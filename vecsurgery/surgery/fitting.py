@@ -36,12 +36,13 @@ def fitted(
     """
     inputs = plan.inputs
     found: dict[str, Coefficients] = {}
-    for index, step in enumerate(inputs.recipe.steps):
+    for step in inputs.recipe.steps:
         if step.verb != "fit":
             continue
         path = folder / coefficient_file(step)
         if not path.exists():
-            result = _fit(inputs, geometries, found, index, plan.compute, progress)
+            asking = asking_for(inputs, geometries, found, step, compute=plan.compute, progress=progress)
+            result = _fit(inputs, asking, step)
             write_bytes(path, result.to_json().encode())
         found[step.id] = Coefficients.from_json(path.read_text(encoding="utf-8"), where=str(path))
     return found
@@ -57,28 +58,37 @@ def fitted_rows(inputs: Inputs, step: Step) -> dict[str, Rows | None]:
     }
 
 
-def _fit(
+def asking_for(
     inputs: Inputs,
     geometries: Mapping[str, Geometry],
     above: Mapping[str, Coefficients],
-    index: int,
-    compute: Compute,
-    progress: Progress,
-) -> Coefficients:
-    step = inputs.recipe.steps[index]
-    (delta,) = step.selection.deltas
-    edited = assembled(inputs, geometries, above, steps=inputs.recipe.steps[:index])
-    asking = Asking(
-        Candidates(edited, (), delta, fitted_rows(inputs, step)),
+    step: Step,
+    *,
+    compute: Compute = "float32",
+    progress: Progress = silent,
+) -> "Asking":
+    """What answers the questions of a fit. `above`: what the fits above it found."""
+    steps = inputs.recipe.steps[: inputs.recipe.steps.index(step)]
+    edited = assembled(inputs, geometries, above, steps=steps)
+    return Asking(
+        Candidates(edited, (), step.selection.deltas[0], fitted_rows(inputs, step)),
         inputs.fit_samples[step.id],
         reference=inputs.fit_models.get(step.id, {}).get("reference"),
         compute=compute,
         stage=f"fitting {step.id}",
         progress=progress,
     )
+
+
+def _fit(inputs: Inputs, asking: "Asking", step: Step) -> Coefficients:
     try:
         return inputs.fits[step.method].function(
-            asking, step=step.id, delta=delta, tensors=list(asking.tensors), facts=asking, options=step.options
+            asking,
+            step=step.id,
+            delta=step.selection.deltas[0],
+            tensors=list(asking.tensors),
+            facts=asking,
+            options=step.options,
         )
     except InputError as error:
         raise type(error)(f"step {step.id!r}: {error}") from error
