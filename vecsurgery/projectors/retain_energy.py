@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from vecsurgery.linalg import Bias, Filter, Subspace
 
 
-_ENLARGED = 1.1
-"""‖D′‖/‖D‖ above which the form with `forget` says that it pays for forgetting with a larger change."""
+_ENLARGED = 3.0
+"""‖D′‖/‖D‖ above which the form with `forget` says how large the change has become; 1 to 2 is usual there."""
 
 
 class RetainEnergy(BaseModel):
@@ -118,7 +118,8 @@ def retain_energy(
         edited, facts = _anchored(before, forget, kind, bias, options)
     if facts["norm_ratio"] > _ENLARGED:
         warnings.append(
-            f"the edited delta is larger than the raw one: its norm is {facts['norm_ratio']:.3g} times that"
+            f"the edited delta is larger than the raw one: {facts['norm_ratio']:.3g} times its norm (a smaller keep, or no "
+            "forget, changes the weights less)"
         )
     return delta.Edit({name: edited}, facts, tuple(warnings))
 
