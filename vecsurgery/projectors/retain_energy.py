@@ -118,8 +118,8 @@ def retain_energy(
         edited, facts = _anchored(before, forget, kind, bias, options)
     if facts["norm_ratio"] > _ENLARGED:
         warnings.append(
-            f"the edited delta is larger than the raw one: {facts['norm_ratio']:.3g} times its norm (a smaller keep, or no "
-            "forget, changes the weights less)"
+            f"the edited delta is larger than the raw one: {facts['norm_ratio']:.3g} times its norm "
+            "(a smaller keep, or no forget, changes the weights less)"
         )
     return delta.Edit({name: edited}, facts, tuple(warnings))
 
