@@ -101,17 +101,19 @@ def models_of_the_readme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what a first use needs, under the names that the documentation uses."""
     root = tmp_path_factory.mktemp("readme")
     original = models.checkpoint(root / "original", seed=1, dtype=torch.bfloat16)
-    models.perturbed(original, root / "unlearned", seed=2)
+    models.perturbed(original, root / "unlearned", seed=2, size=0.12, only="proj")
     models.write_texts(root / "retain.jsonl")
+    for number, name in enumerate(("forget", "forget-test", "retain-test")):
+        models.write_answers(original, root / f"{name}.jsonl", first=20 + 30 * number)
     return root
 
 
 @pytest.fixture
 def first_use(models_of_the_readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder of a first use, with the README's recipe as retain.yaml."""
+    """The current folder of a first use, with the README's recipe as sage.yaml."""
     folder = tmp_path / "here"
     shutil.copytree(models_of_the_readme, folder)
-    (folder / "retain.yaml").write_text(_blocks(ROOT / "README.md", "yaml")[0], encoding="utf-8")
+    (folder / "sage.yaml").write_text(_blocks(ROOT / "README.md", "yaml")[0], encoding="utf-8")
     monkeypatch.chdir(folder)
     return folder
 
@@ -152,7 +154,7 @@ def test_the_documentation_shows_every_command() -> None:
 def test_the_python_of_a_page_runs(page: Path, first_use: Path) -> None:
     blocks = _blocks(page, "python")
     if not any("vecsurgery.run(" in block for block in blocks):
-        vecsurgery.run("retain.yaml", "cleaned")
+        vecsurgery.run("sage.yaml", "cleaned")
     names: dict[str, object] = {"__name__": "documented"}
     for block in blocks:
         exec(compile(block, _name(page), "exec"), names)
@@ -164,13 +166,13 @@ def test_the_first_use_of_the_readme_works_as_written(first_use: Path) -> None:
     lines = [
         line for _, text in _FENCE.findall(section) for line in text.splitlines() if line.startswith("vecsurgery ")
     ]
-    shown = (first_use / "retain.yaml").read_text("utf-8")
-    (first_use / "retain.yaml").unlink()
+    shown = (first_use / "sage.yaml").read_text("utf-8")
+    (first_use / "sage.yaml").unlink()
     for line in lines:
         result = CliRunner().invoke(main, shlex.split(line, comments=True)[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}"
         if line.startswith("vecsurgery new"):
-            (first_use / "retain.yaml").write_text(shown, encoding="utf-8")
+            (first_use / "sage.yaml").write_text(shown, encoding="utf-8")
     assert (first_use / "cleaned" / "report.html").is_file()
 
 

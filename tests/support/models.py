@@ -222,3 +222,20 @@ def write_thoughts(path: Path, count: int = 6, *, seed: int = 0) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def write_answers(folder: Path, path: Path, *, count: int = 8, first: int = 20) -> None:
+    """Questions with the answers that a model gives itself: what another model has to forget."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    rows = []
+    for number in range(count):
+        question, words = f"w{first + number} w{first + 20 + 3 * number} ?", []
+        for _ in range(3):
+            text = " ".join([f"Question: {question}\nAnswer:", *words])
+            with torch.no_grad():
+                scores = model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1]
+            scores[:9] = -torch.inf  # tags and punctuation
+            words.append(tokenizer.convert_ids_to_tokens(int(scores.argmax())))
+        rows.append(json.dumps({"question": question, "answer": " ".join(words)}))
+    path.write_text("\n".join(rows))

@@ -4,11 +4,11 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from support import models
 
 import vecsurgery
 from tests.surgery.conftest import Workspace
 from tests.surgery.test_fits import unlearned as unlearned
-from tests.surgery.test_fits import write_answers
 from vecsurgery.checkpoint import Stored
 from vecsurgery.cli import main
 from vecsurgery.errors import InputError
@@ -21,7 +21,7 @@ from vecsurgery.surgery.curves import scaled_to
 def drawn(unlearned: Workspace) -> Workspace:
     """A recipe with rows to judge by that nothing else uses."""
     for name, first in (("forget-test", 60), ("retain-test", 90)):
-        write_answers(unlearned.root / "into", unlearned.root / f"{name}.jsonl", first=first)
+        models.write_answers(unlearned.root / "into", unlearned.root / f"{name}.jsonl", first=first)
     unlearned.recipe["evaluate"] = {"forget": "forget-test.jsonl", "retain": "retain-test.jsonl"}
     return unlearned
 

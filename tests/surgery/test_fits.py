@@ -1,6 +1,5 @@
 """The fit amplify in a run: against whole models, its passes and reads, its file, its matrices."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import pytest
 import torch
 from support import models
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 import vecsurgery
 from tests.surgery.conftest import Workspace
@@ -31,30 +30,13 @@ def unlearned(workspace: Workspace) -> Workspace:
     """A recipe whose raw delta makes the answers less probable, in float32."""
     in_float32(workspace)
     models.perturbed(workspace.root / "into", workspace.root / "tuned", seed=7, size=0.12, only="proj")
-    write_answers(workspace.root / "into", workspace.root / "forget.jsonl")
+    models.write_answers(workspace.root / "into", workspace.root / "forget.jsonl")
     workspace.recipe["steps"] = [
         {"project": "retain_energy", "geometry": "retain", "keep": 0.02},
         {"fit": "amplify", "data": "forget.jsonl", "share": SHARE},
     ]
     workspace.recipe["gates"] = []
     return workspace
-
-
-def write_answers(folder: Path, path: Path, *, count: int = 8, first: int = 20) -> None:
-    """Questions with the answers that a model gives itself: what another model has to forget."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = []
-    for number in range(count):
-        question, words = f"w{first + number} w{first + 20 + 3 * number} ?", []
-        for _ in range(3):
-            text = " ".join([f"Question: {question}\nAnswer:", *words])
-            with torch.no_grad():
-                scores = model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1]
-            scores[:9] = -torch.inf  # tags and punctuation
-            words.append(tokenizer.convert_ids_to_tokens(int(scores.argmax())))
-        rows.append(json.dumps({"question": question, "answer": " ".join(words)}))
-    path.write_text("\n".join(rows))
 
 
 def _capped(tensors: dict[str, Tensor], folder: Path, samples: Any) -> float:
@@ -191,7 +173,7 @@ def test_a_fit_follows_the_rows_of_the_projector_above(tmp_path: Path, unlearned
     into = models.checkpoint(tmp_path / "into", "phi3", seed=1)
     models.perturbed(into, tmp_path / "tuned", seed=7, size=0.12, only="proj")
     unlearned.recipe |= {"into": str(into), "deltas": {"change": {"tuned": str(tmp_path / "tuned")}}}
-    write_answers(into, unlearned.root / "forget.jsonl")
+    models.write_answers(into, unlearned.root / "forget.jsonl")
     unlearned.recipe["steps"][0] |= {"modules": ["q", "gate", "up", "down"], "keep": 0.02}
     unlearned.recipe["steps"][1]["range"] = [0.25, 4.0]
     record = vecsurgery.run(unlearned.write(), unlearned.out)

@@ -11,7 +11,6 @@ from support import models
 import vecsurgery
 from tests.surgery.conftest import Workspace
 from tests.surgery.test_fits import unlearned as unlearned
-from tests.surgery.test_fits import write_answers
 from vecsurgery.checkpoint import Stored
 from vecsurgery.cli import main
 from vecsurgery.errors import GateError
@@ -27,7 +26,7 @@ from vecsurgery.surgery.judging import CONTINUATIONS, CONTINUED, SMOKE_SAMPLES
 def judged(unlearned: Workspace) -> Workspace:
     """A recipe with a fit, rows to judge by and no gates."""
     for name, first in (("forget-test", 60), ("retain-test", 90)):
-        write_answers(unlearned.root / "into", unlearned.root / f"{name}.jsonl", first=first)
+        models.write_answers(unlearned.root / "into", unlearned.root / f"{name}.jsonl", first=first)
     (unlearned.root / "general.txt").write_text("\n\n".join(models.sentences(6, seed=5, length=9)))
     unlearned.recipe["evaluate"] = {
         "forget": "forget-test.jsonl",
@@ -135,16 +134,19 @@ def test_new_loops_fail_the_default_gate_and_old_ones_do_not(
     del workspace.recipe["gates"]
     into = opened(workspace.write()).into.fingerprint
     asked: list[tuple[bool, int, int]] = []
+    looping = 2
 
     def continued(model: Single, prompts: Any, *, tokens: int, **_: Any) -> Any:
         edited = model.weights.fingerprint != into
         asked.append((edited, len(prompts), tokens))
-        return [[[7] * CONTINUED if edited and not number else [1, 2, 3] for number in range(len(prompts))]]
+        return [[[7] * CONTINUED if edited and number < looping else [1, 2, 3] for number in range(len(prompts))]]
 
     monkeypatch.setattr(judging, "greedy", continued)
-    with pytest.raises(GateError, match="1 of 4 greedy continuations repeat themselves where those of `into` do not"):
+    with pytest.raises(GateError, match="2 of 4 greedy continuations repeat themselves where those of `into` do not"):
         vecsurgery.run(workspace.write(), workspace.out)
-    assert asked == [(True, CONTINUATIONS, CONTINUED), (False, 1, CONTINUED)]
+    assert asked == [(True, CONTINUATIONS, CONTINUED), (False, 2, CONTINUED)]
+    looping = 1
+    assert vecsurgery.run(workspace.write(), workspace.root / "one")["gates"][0]["passed"]
     monkeypatch.setattr(judging, "greedy", lambda model, prompts, **_: [[[7] * CONTINUED] * len(prompts)])
     record = vecsurgery.run(workspace.write(), workspace.out)
     assert [gate["passed"] for gate in record["gates"]] == [True]

@@ -28,6 +28,8 @@ SMOKE_RATIO = 10.0
 """perplexity(edited)/perplexity(into) above which `smoke` fails."""
 CONTINUATIONS, CONTINUED = 4, 64
 """Greedy continuations that `smoke` looks at, and their tokens."""
+NEW_LOOPS = 1
+"""Continuations that may loop where those of `into` do not: one is chance."""
 
 
 @dataclass(frozen=True)
@@ -210,10 +212,11 @@ def _smoke(
         excess = f"{ratio:.4g} times that of `into`, at most {SMOKE_RATIO:g} is allowed"
         return _gate_record(gate, None, False, f"smoke: {words}, {excess}")
     loops = _loops(inputs, edited, source.samples.samples, compute, progress)
-    if loops:
+    if loops > NEW_LOOPS:
         text = f"{loops} of {CONTINUATIONS} greedy continuations repeat themselves where those of `into` do not"
         return _gate_record(gate, None, False, f"smoke: {text}")
-    return _gate_record(gate, None, True, f"smoke: finite logits, {words}, no new loop in greedy continuations")
+    new = "a new loop in one greedy continuation" if loops else "no new loop in greedy continuations"
+    return _gate_record(gate, None, True, f"smoke: finite logits, {words}, {new}")
 
 
 def _loops(inputs: Inputs, edited: Weights, samples: Sequence[Sample], compute: Compute, progress: Progress) -> int:
