@@ -100,3 +100,94 @@ def record() -> dict[str, Any]:
             "warnings": [],
         }
     )
+
+
+def fit(factor: float = 4.0, **facts: float) -> Any:
+    """A fit that amplifies every matrix by `factor` and reaches 5 nats, 90 % of the rise from 0.5 to 5.5."""
+    curve = [(1.0, 2.0, 0.5), (2.0, 3.5, 0.2), (4.0, 5.0, 0.1), (8.0, 6.0, 0.01)]
+    return {
+        "step": "amplify",
+        "method": "amplify",
+        "delta": "unlearning",
+        "tensors": 4,
+        "rows": 20,
+        "facts": {
+            "factor": factor,
+            "target": 5.0,
+            "into": 0.5,
+            "raw": 5.5,
+            "reached": 5.0,
+            "share": 0.9,
+            "asks": 2.0,
+            "norm_growth": 0.8 * factor,
+        }
+        | facts,
+        "curve": [
+            {"factor": factor, "capped": capped, "nll": 1.5 * capped, "probability": probability}
+            for factor, capped, probability in curve
+        ],
+        "warnings": [],
+        "file": "surgery/amplify.coefficients.json",
+        "sha256": "e" * 64,
+        "data": {"forget.jsonl": "d" * 64},
+    }
+
+
+def gate(measure: str, value: float | None, *, passed: bool = True, **limits: float) -> Any:
+    """A gate with its reason."""
+    bounds = " and ".join(f"{name} {limit:g}" for name, limit in limits.items())
+    reason = f"{measure} {value}, {'within' if passed else 'outside'} {bounds}" if bounds else f"{measure}: all is well"
+    return {
+        "measure": measure,
+        "min": limits.get("min"),
+        "max": limits.get("max"),
+        "value": value,
+        "passed": passed,
+        "reason": reason,
+    }
+
+
+def amplified(factor: float = 4.0) -> Any:
+    """The record of a run that amplifies after projecting, evaluates and has two gates that pass.
+
+    Bias 2 % and norm 80 % are left by the projection; the factor 4 makes 32 % and 320 % of them, exactly as stored.
+    """
+    changed = record()
+    for item in changed["matrices"]:
+        facts = {"factor": factor}
+        step = {"step": "amplify", "method": "amplify", "delta": "unlearning", "geometry": None, "facts": facts}
+        item["steps"].append(step | {"warnings": []})
+        stored = item["stored"]["retain"]
+        after = stored["rab_after_intended"] * factor**2
+        stored |= {"rab_after_intended": after, "rab_after_stored": after}
+        stored |= {"norm_ratio_intended": 0.8 * factor, "norm_ratio_stored": 0.8 * factor}
+    changed["fits"] = [fit(factor)]
+    changed["evaluation"] = {
+        "forget": {
+            "rows": 40,
+            "tokens": 312,
+            "data": {"forget-test.jsonl": "b" * 64},
+            "figures": {
+                "into": {"capped_loss": 0.5, "token_probability": 0.8},
+                "raw": {"capped_loss": 5.5, "token_probability": 0.01},
+                "edited": {"capped_loss": 4.75, "token_probability": 0.03, "leak@4": 0.25},
+            },
+            "warnings": ["evaluate.forget: 2 rows were cut"],
+        },
+        "retain": {
+            "rows": 1,
+            "tokens": 9,
+            "data": {"retain-test.jsonl": "c" * 64},
+            "figures": {"into": {"nll": 0.25}, "raw": {"nll": 3.25}, "edited": {"nll": 0.4}},
+            "warnings": [],
+        },
+        "general": {
+            "rows": 3,
+            "tokens": 90,
+            "data": {"general.txt": "a" * 64},
+            "figures": {"into": {"perplexity": 12.5}, "raw": {"perplexity": 12.5}, "edited": {"perplexity": 12.75}},
+            "warnings": [],
+        },
+    }
+    changed["gates"] = [gate("retention", 0.15, max=0.2), gate("smoke", None)]
+    return changed

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.errors import RunError
-from vecsurgery.report.evaluated import require_picture
-from vecsurgery.report.pictures import STYLE
+from vecsurgery.report.pictures import ON_WHITE, require_picture, save
 from vecsurgery.report.plain import table
 
 if TYPE_CHECKING:
@@ -39,8 +37,7 @@ def curve_picture(curve: Mapping[str, Any], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = STYLE | {name: "#202124" for name, value in STYLE.items() if str(value).startswith("#")}
-    with rc_context(style):
+    with rc_context(ON_WHITE):
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         _line(left, curve, "forgetting", "damage")
@@ -50,11 +47,7 @@ def curve_picture(curve: Mapping[str, Any], path: Path) -> None:
         _line(right, curve, "forget_probability", "retain_probability")
         right.set_xlabel("probability of forget answers")
         right.set_title("probability of retain answers, upper left is better", loc="left", fontsize=9)
-        metadata = {"Date": None, "Creator": None} if path.suffix.lower() == ".svg" else {"Software": None}
-        try:
-            figure.savefig(path, format=path.suffix.lower()[1:], dpi=150, facecolor="white", metadata=metadata)
-        except OSError as error:
-            raise RunError(f"drawing into {path}: {error.strerror or error}") from error
+        save(figure, path)
 
 
 def _points(points: list[Mapping[str, float]]) -> list[str]:

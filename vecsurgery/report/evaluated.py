@@ -4,17 +4,16 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vecsurgery.errors import InputError, RunError
+from vecsurgery.errors import InputError
 from vecsurgery.evaluation.catalogue import FORGET, measure, order
 from vecsurgery.evaluation.types import Evaluation
-from vecsurgery.report.numbers import counted, number
-from vecsurgery.report.pictures import STYLE
-from vecsurgery.report.plain import table
+from vecsurgery.report.numbers import counted
+from vecsurgery.report.pictures import ON_WHITE, require_picture, save
+from vecsurgery.report.plain import figure, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SUFFIXES = (".svg", ".png")
 _COLOURS = ("#2f7fd0", "#e8912d", "#4c9f70", "#b0539c", "#9aa0a6", "#c44536", "#6c5bb5", "#7a6a53")
 _PANELS = 4
 """Beside each other."""
@@ -37,14 +36,6 @@ def evaluation_text(evaluation: Evaluation) -> str:
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def require_picture(path: Path) -> None:
-    """Refuse a picture that could not be written, before anything is measured. Raises InputError."""
-    if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"drawing into {path}: expected a file name that ends in {' or '.join(_SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"drawing into {path}: there is no folder {path.absolute().parent}")
-
-
 def evaluation_picture(evaluation: Evaluation, path: Path) -> None:
     """Draw a bar for each model in a panel for each measure of each data source, into an .svg or .png file.
 
@@ -58,21 +49,16 @@ def evaluation_picture(evaluation: Evaluation, path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = STYLE | {name: "#202124" for name, value in STYLE.items() if str(value).startswith("#")}
     across = max(len(line) for line in panels)
     height = max(1.2, 0.7 + 0.24 * len(evaluation.models))
-    with rc_context(style):
-        figure = Figure(figsize=(2.9 * across, height * len(panels)), layout="constrained")
-        for row, line in zip(figure.subplots(len(panels), across, squeeze=False), panels, strict=True):
+    with rc_context(ON_WHITE):
+        drawing = Figure(figsize=(2.9 * across, height * len(panels)), layout="constrained")
+        for row, line in zip(drawing.subplots(len(panels), across, squeeze=False), panels, strict=True):
             for axes, panel in zip(row, line, strict=False):
                 _bars(axes, evaluation, *panel)
             for axes in row[len(line) :]:
                 axes.set_visible(False)
-        metadata = {"Date": None, "Creator": None} if path.suffix.lower() == ".svg" else {"Software": None}
-        try:
-            figure.savefig(path, format=path.suffix.lower()[1:], dpi=150, facecolor="white", metadata=metadata)
-        except OSError as error:
-            raise RunError(f"drawing into {path}: {error.strerror or error}") from error
+        save(drawing, path)
 
 
 def _panels(evaluation: Evaluation) -> list[list[tuple[str, str]]]:
@@ -125,9 +111,5 @@ def _title(evaluation: Evaluation, data: str) -> str:
 
 
 def _cell(value: float | None) -> str:
-    """Three significant digits, with those of small values in full; a dash where there is none."""
-    if value is None:
-        return "–"
-    if value == float("inf"):
-        return "∞"
-    return number(value) if value == 0 or abs(value) >= 1000 else f"{value:.3g}"
+    """As in a report; ∞ for a perplexity beyond all numbers."""
+    return "∞" if value == float("inf") else figure(value)

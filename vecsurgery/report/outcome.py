@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from vecsurgery.report import summary
+from vecsurgery.report import fitted, judged, summary
 from vecsurgery.report.numbers import counted, percent
 from vecsurgery.report.record import Record
 from vecsurgery.report.wording import kinds
@@ -22,15 +22,15 @@ _NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*")
 
 
 def warnings(record: Record) -> list[str]:
-    """Every warning of the run, its geometries, fits and matrices, and those that follow from the stored figures.
+    """Every warning of the run, its geometries, fits, figures and matrices, and those that the stored figures give.
 
     Warnings of matrices that differ in their numbers only are one warning, told of the first matrix with a count.
     The weightiest come first (see `by_weight`).
     """
     found = _of_matrices(record) + _of_selection(record)
-    found += [f"{fit['step']}, {fit['delta']}: {text}" for fit in record.get("fits", []) for text in fit["warnings"]]
+    found += fitted.warnings(record)
     found += [*record["warnings"], *_of_rounding(record)]
-    found += [text for item in record.get("evaluation", {}).values() for text in item["warnings"]]
+    found += judged.warnings(record)
     found += [f"geometry {name}: {text}" for name, item in record["geometry"].items() for text in item["warnings"]]
     return by_weight(found)
 
@@ -88,15 +88,19 @@ def _of_selection(record: Record) -> list[str]:
 
 
 def verdict(record: Record) -> str:
-    """One line: how much of the bias is gone from the stored weights, what is left of the delta, what else was added,
-    how many warnings.
+    """One line: how much of the bias is gone from the stored weights, what is left of the delta, what fits did to it,
+    what else was added, whether the gates passed (first where one failed), how many warnings.
 
     Example: "Removed 97 % of the `retain` activation energy of `unlearning` in 168 block matrices while keeping 81 % of
     its norm; the embedding and norms added unchanged; no warnings."
     """
     clauses = [_clause(record, name, change) for name, change in summary.totals(record).items()]
     clauses += _without_geometry(record) if not clauses else []
+    clauses += _other_fits(record)
     clauses += _added_beside(record)
+    gates = judged.clause(record)
+    if gates:
+        clauses.insert(len(clauses) if all(gate["passed"] for gate in judged.gates(record)) else 0, gates)
     if record["left_out"]:
         clauses.append(f"{counted(len(record['left_out']), 'matrix')} left out by the selection")
     count = len(warnings(record))
@@ -111,6 +115,9 @@ def _clause(record: Record, geometry: str, change: summary.Change) -> str:
     subject = f"the `{geometry}` activation energy of {deltas or 'the change'}"
     where = f" in {counted(change.matrices, 'block matrix')}"
     norm = _norm(change)
+    amplification = fitted.amplification(record, geometry)
+    if amplification is not None and change.left is not None:
+        return _amplified(amplification, geometry, change, where)
     if change.left is None:
         return f"found no activity of {deltas or 'the change'} on `{geometry}` to remove{where}{norm}"
     if change.left > 1:
@@ -122,6 +129,26 @@ def _added_beside(record: Record) -> list[str]:
     """What was added unchanged beside the matrices that steps touched: embeddings, norms, biases."""
     added = [name for item in record["others"] if item["treatment"] == "source" for name in item["tensors"]]
     return [f"{kinds(dict.fromkeys(added), numbers=False)} added unchanged"] if added else []
+
+
+def _amplified(found: fitted.Amplification, geometry: str, change: summary.Change, where: str) -> str:
+    """What the projection removed and what the factor made of the rest: the two told apart."""
+    energy = f"the `{geometry}` activation energy of `{found.fits[0]['delta']}`"
+    removed = found.left is not None and found.left <= 1
+    done = " and ".join(fitted.clause(fit, what="the rest" if removed else None) for fit in found.fits)
+    norm = f", {percent(change.norm_ratio)} of the norm" if change.norm_ratio is not None else ""
+    if found.left is None or not removed:
+        return f"{done} (in the result: {percent(change.left or 0.0)} of {energy}{where}{norm})"
+    result = f"in the result: {percent(change.left or 0.0)} of that energy{norm}"
+    return f"removed {percent(1 - found.left)} of {energy}{where}, then {done} ({result})"
+
+
+def _other_fits(record: Record) -> list[str]:
+    """Fits that the clauses of the geometries do not tell of: no bias of their matrices was measured."""
+    measured = [name for name, change in summary.totals(record).items() if change.left is not None]
+    told = [found for name in measured if (found := fitted.amplification(record, name)) is not None]
+    known = {fit["step"] for found in told for fit in found.fits}
+    return [fitted.clause(fit) for fit in fitted.fits(record) if fit["step"] not in known]
 
 
 def _norm(change: summary.Change) -> str:
@@ -138,12 +165,14 @@ def _norm(change: summary.Change) -> str:
 
 
 def _without_geometry(record: Record) -> list[str]:
-    return [
+    fits = {fit["step"] for fit in fitted.fits(record)}
+    steps = [
         f"{total.step} on `{total.delta}` kept {percent(total.norm_ratio)} of its norm over "
         f"{counted(total.matrices, 'matrix')}"
         for total in summary.step_totals(record)
-        if total.norm_ratio is not None
-    ] or _as_they_are(record)
+        if total.norm_ratio is not None and total.step not in fits
+    ]
+    return steps or ([] if fits else _as_they_are(record))
 
 
 def _as_they_are(record: Record) -> list[str]:

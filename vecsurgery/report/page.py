@@ -3,10 +3,10 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.report import outcome, pictures, summary, wording
+from vecsurgery.report import fitted, judged, outcome, pictures, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
-from vecsurgery.report.plain import BIAS, optional, sources, treated
-from vecsurgery.report.record import MatrixRecord, Record
+from vecsurgery.report.plain import BIAS, figure, optional, sources, treated
+from vecsurgery.report.record import FitRecord, MatrixRecord, Record
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def html(record: Record, *, worst: int = 10) -> str:
-    """Render a record as a self-contained page: verdict, sources, steps, pictures and tables per layer and matrix.
+    """Render a record as a self-contained page: verdict, gates, sources, steps, fits, evaluation, pictures and tables
+    per layer and matrix.
 
     Names from the record (models, tensors, warnings) are escaped; the same record gives the same bytes.
     """
@@ -29,6 +30,11 @@ def html(record: Record, *, worst: int = 10) -> str:
             terms=BIAS,
             steps=summary.step_totals(record),
             settings=wording.step_settings(record),
+            gates=judged.gates(record),
+            fits=[_fit(fit, number) for number, fit in enumerate(fitted.fits(record))],
+            evaluation=judged.rows(record),
+            evaluated=judged.sources(record),
+            amplified=fitted.unamplified(record),
             geometries=[_geometry(record, name, total, worst) for name, total in summary.totals(record).items()],
             layers=summary.layers(record),
             changes={name: summary.by_layer(record, name) for name in summary.totals(record)},
@@ -64,10 +70,20 @@ def _marked(text: str) -> "Markup":
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(pieces))
 
 
+def _fit(fit: FitRecord, place: int) -> dict[str, Any]:
+    return {
+        "title": fitted.title(fit),
+        "tiles": fitted.tiles(fit),
+        "lines": fitted.described(fit),
+        "picture": pictures.curve(fit, prefix=f"fit-{place}-"),
+    }
+
+
 def _geometry(record: Record, name: str, total: summary.Change, worst: int) -> dict[str, Any]:
     return {
         "name": name,
         "total": total,
+        "amplification": fitted.amplification(record, name),
         "picture": pictures.layers(record, name),
         "worst": summary.least_cleaned(record, name, count=worst),
     }
@@ -86,6 +102,7 @@ def _environment() -> "Environment":
     )
     environment.filters |= {
         "number": number,
+        "figure": figure,
         "percent": percent,
         "optional": optional,
         "duration": duration,

@@ -1,15 +1,18 @@
-"""Pictures of a record as inline SVG: the same bytes for the same record, no date, no outside resource.
+"""Pictures of a record as inline SVG, and how pictures become files.
 
-Text and axes are drawn in `currentColor`, so that a picture follows the page into dark mode.
+The same bytes for the same record: no date, no outside resource. Text and axes of inline pictures are drawn in
+`currentColor`, so that they follow the page into dark mode.
 """
 
 import io
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from vecsurgery.report import summary
+from vecsurgery.errors import InputError, RunError
+from vecsurgery.report import fitted, summary
 from vecsurgery.report.numbers import number
-from vecsurgery.report.record import Record
+from vecsurgery.report.record import FitRecord, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +35,27 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+ON_WHITE = STYLE | {name: "#202124" for name, value in STYLE.items() if value == _INK}
+"""The same for files, which stand on white."""
+_SUFFIXES = (".svg", ".png")
+
+
+def require_picture(path: Path) -> None:
+    """Refuse a picture that could not be written, before anything is measured. Raises InputError."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"drawing into {path}: expected a file name that ends in {' or '.join(_SUFFIXES)}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"drawing into {path}: there is no folder {path.absolute().parent}")
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure into an .svg (the same bytes for the same figure) or .png file. Raises RunError."""
+    kind = path.suffix.lower()[1:]
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    try:
+        figure.savefig(path, format=kind, dpi=150, facecolor="white", metadata=metadata)
+    except OSError as error:
+        raise RunError(f"drawing into {path}: {error.strerror or error}") from error
 
 
 def layers(record: Record, geometry: str) -> str:
@@ -92,6 +116,58 @@ def _norm(axes: "Axes", changes: dict[int, summary.Change]) -> None:
     axes.axhline(1.0, color=_INK, linewidth=0.6, linestyle=":")
     axes.set_title("norm of the change kept", loc="left", fontsize=9)
     _layer_axis(axes, list(changes))
+
+
+def curve(fit: FitRecord, *, prefix: str) -> str:
+    """Capped answer loss and answer probability over the factor (log scale), with the target and what was chosen.
+
+    `prefix`: of the ids inside, which must differ between the pictures of a page. Returns one `<svg>` element for
+    inlining, or "" where the fit has no curve.
+    """
+    if not fit["curve"]:
+        return ""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    probability = fitted.by_probability(fit)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 2.9), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _against_factor(left, fit, "capped", "capped answer loss (nats)", aimed=not probability)
+        _against_factor(right, fit, "probability", "answer probability", aimed=probability)
+        return _svg(figure, prefix=prefix)
+
+
+def _against_factor(
+    axes: "Axes", fit: FitRecord, measure: Literal["capped", "probability"], title: str, *, aimed: bool
+) -> None:
+    """One measure of the edited model; `aimed`: the target, `into` and `raw` are in its unit."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    points = sorted(fit["curve"], key=lambda point: point["factor"])
+    factors, values = [point["factor"] for point in points], [point[measure] for point in points]
+    axes.plot(factors, values, color=_STORED, linewidth=1.6, marker="o", markersize=3.5)
+    facts = fit["facts"]
+    levels = [("raw", _BEFORE, ":"), ("into", _BEFORE, "-."), ("target", _INTENDED, "--")] if aimed else []
+    for name, colour, line in levels:
+        if name in facts:
+            axes.axhline(facts[name], color=colour, linestyle=line, linewidth=1.3, zorder=1)
+            place = (0.01, facts[name])
+            axes.annotate(name, place, xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    if "factor" in facts:
+        axes.axvline(facts["factor"], color=_INK, linewidth=0.8, linestyle=":", zorder=1)
+        place = (facts["factor"], 0.5)
+        chosen = f"{fitted.times(fit)} "
+        axes.annotate(chosen, place, xycoords=("data", "axes fraction"), ha="right", fontsize=8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=2))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
+    axes.set_xlabel("factor")
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def _layer_axis(axes: "Axes", numbers: list[int]) -> None:

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable, Sequence
 
-from vecsurgery.report import outcome, summary, wording
+from vecsurgery.report import fitted, judged, outcome, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
 from vecsurgery.report.record import ModelRecord, OthersRecord, Record
 
@@ -13,14 +13,17 @@ _LISTED = 4
 
 
 def text(record: Record, *, worst: int = 10) -> str:
-    """Render a record: verdict, warnings, sources, steps, bias per layer on the stored weights, the `worst` matrices,
-    what was not edited, times.
+    """Render a record: verdict, gates, warnings, sources, steps, fits, evaluation, bias per layer on the stored
+    weights, the `worst` matrices, what was not edited, times.
     """
     sections: list[Callable[[Record], list[str]]] = [
         _head,
+        _gates,
         _warnings,
         _sources,
         _steps,
+        _fits,
+        _evaluation,
         _outcomes,
         lambda record: [line for name in summary.totals(record) for line in _worst(record, name, worst)],
         _passed,
@@ -53,6 +56,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
 def optional(share: float | None) -> str:
     """A percentage, or a dash where there is none."""
     return "–" if share is None else percent(share)
+
+
+def figure(value: float | None) -> str:
+    """A measure: three significant digits, small ones in full; a dash where there is none."""
+    return "–" if value is None else number(value) if value == 0 or abs(value) >= 1000 else f"{value:.3g}"
 
 
 def model(item: ModelRecord) -> str:
@@ -132,15 +140,41 @@ def _steps(record: Record) -> list[str]:
     return [title, *table(header, rows, left=4, last_left=True)]
 
 
+def _fits(record: Record) -> list[str]:
+    lines = []
+    for fit in fitted.fits(record):
+        lines += ["", f"Fit {fitted.title(fit)}", *table(*_split(fitted.described(fit)))]
+    return lines[1:]
+
+
+def _gates(record: Record) -> list[str]:
+    """Failed ones first."""
+    lines = [f"{'passed' if gate['passed'] else 'FAILED'}  {gate['reason']}" for gate in judged.gates(record)]
+    return ["Gates", *lines] if lines else []
+
+
+def _evaluation(record: Record) -> list[str]:
+    rows = []
+    for row in judged.rows(record):
+        values = [figure(row.values[model]) for model in judged.MODELS]
+        rows.append([row.data, row.title, row.unit, *values, optional(row.of_raw), row.good])
+    if not rows:
+        return []
+    header = ["data", "measure", "unit", *judged.MODELS, "of raw's effect", "good is"]
+    told = f"Evaluation ({'; '.join(judged.sources(record))}); raw: `into` plus the deltas as loaded"
+    return [told, *table(header, rows, left=3)]
+
+
 def _outcomes(record: Record) -> list[str]:
     lines: list[str] = []
-    found = summary.totals(record)
+    found, amplified = summary.totals(record), fitted.unamplified(record)
     for name, total in found.items():
         rows = [_change_row(str(layer), change) for layer, change in summary.by_layer(record, name).items()] + [
             _change_row("all", total)
         ]
         header = ["layer", "matrices", "bias before", "intended", "stored", "left", "norm kept"]
-        lines += ["", f"Bias on {name}", *table(header, rows)]
+        notes = textwrap.wrap(amplified[name], _WIDTH) if name in amplified else []
+        lines += ["", f"Bias on {name}", *notes, *table(header, rows)]
     return [*textwrap.wrap(BIAS, _WIDTH), *lines] if found else []
 
 

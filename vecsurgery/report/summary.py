@@ -140,9 +140,13 @@ def _step_total(key: tuple[str, str, str, str | None], facts: list[dict[str, flo
 
 
 def _combined_ratio(facts: list[dict[str, float]]) -> float | None:
+    """Root of Σ ‖D′‖²/Σ ‖D‖²; of a step that only multiplies, the one number by which it does."""
     pairs = [(fact["norm"], fact["norm_ratio"]) for fact in facts if "norm" in fact and "norm_ratio" in fact]
     squares = math.fsum(norm * norm for norm, _ in pairs)
-    return math.sqrt(math.fsum((norm * ratio) ** 2 for norm, ratio in pairs) / squares) if squares > 0 else None
+    if squares > 0:
+        return math.sqrt(math.fsum((norm * ratio) ** 2 for norm, ratio in pairs) / squares)
+    factors = {abs(fact["factor"]) for fact in facts if fact.keys() == {"factor"}}
+    return factors.pop() if len(factors) == 1 else None
 
 
 def _share(facts: list[dict[str, float]], part: str, whole: str) -> float | None:
