@@ -2,6 +2,7 @@ from .surgery import Curve as Curve
 from .surgery import Edited as Edited
 from .surgery import Plan as Plan
 from .surgery import check as check
+from .surgery import compare as compare
 from .surgery import curve as curve
 from .surgery import edit as edit
 from .surgery import evaluate as evaluate

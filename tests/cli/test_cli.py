@@ -17,7 +17,20 @@ from vecsurgery.cli import main
 from vecsurgery.errors import InputError, RunError
 from vecsurgery.progress import silent
 
-COMMANDS = ("run", "check", "plan", "measure", "evaluate", "curve", "report", "reproduce", "new", "schema", "demo")
+COMMANDS = (
+    "run",
+    "check",
+    "plan",
+    "measure",
+    "evaluate",
+    "curve",
+    "report",
+    "compare",
+    "reproduce",
+    "new",
+    "schema",
+    "demo",
+)
 
 
 class Calls:

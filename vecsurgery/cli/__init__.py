@@ -11,7 +11,20 @@ import click
 from vecsurgery import __version__
 from vecsurgery.cli import _errors
 
-_COMMANDS = ("run", "check", "plan", "measure", "evaluate", "curve", "report", "reproduce", "new", "schema", "demo")
+_COMMANDS = (
+    "run",
+    "check",
+    "plan",
+    "measure",
+    "evaluate",
+    "curve",
+    "report",
+    "compare",
+    "reproduce",
+    "new",
+    "schema",
+    "demo",
+)
 """Each is a module of this room with a click command named `command`; in the order of --help."""
 
 

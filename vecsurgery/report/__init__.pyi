@@ -1,12 +1,14 @@
 from .checked import check_text as check_text
+from .compared import comparison_picture as comparison_picture
+from .comparison import Comparison as Comparison
 from .curve import curve_picture as curve_picture
 from .curve import curve_text as curve_text
 from .evaluated import evaluation_picture as evaluation_picture
 from .evaluated import evaluation_text as evaluation_text
-from .evaluated import require_picture as require_picture
 from .outcome import verdict as verdict
 from .outcome import warnings as warnings
 from .page import html as html
+from .pictures import require_picture as require_picture
 from .plain import text as text
 from .record import Record as Record
 from .record import dumps as dumps

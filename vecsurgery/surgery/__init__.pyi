@@ -8,6 +8,7 @@ from .api import verify as verify
 from .calls import edit as edit
 from .calls import weights_of as weights_of
 from .calls import write as write
+from .comparing import compare as compare
 from .curves import Curve as Curve
 from .curves import curve as curve
 from .edited import Edited as Edited
