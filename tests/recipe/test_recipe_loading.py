@@ -45,7 +45,7 @@ def test_all_problems_come_at_once_with_their_lines(problems: Problems) -> None:
         "geometry:\n"
         "  kept: {data: missing.jsonl, limit: 0}\n"
         "steps:\n"
-        "  - {project: sotf, keep: 0.1}\n"
+        "  - {project: sotf, id: first, geometry: kept, keep: 0.1}\n"
         "  - project: soft\n"
         "    geometry: kpt\n"
         "    keep: 2\n"
@@ -77,7 +77,7 @@ def test_the_error_is_an_input_error_whose_text_holds_every_problem(read: Read) 
     assert len(caught.value.problems) == 3
 
 
-@pytest.mark.parametrize("key", ["fit", "merge", "gate"])
+@pytest.mark.parametrize("key", ["fit", "merge", "judge"])
 def test_what_this_release_does_not_know_is_an_unknown_key(problems: Problems, valid: str, key: str) -> None:
     (found,) = problems(f"{valid}{key}: {{}}\n")
     assert found.startswith(f"11: {key}: unknown key '{key}'")
@@ -87,7 +87,10 @@ def test_what_this_release_does_not_know_is_an_unknown_key(problems: Problems, v
     ("line", "says"),
     [
         ("- {merge: ties, as: x}", "steps[0].merge: unknown key 'merge'; a step has one of: project, fit, scale"),
-        ("- {porject: soft, geometry: kept}", "steps[0].porject: unknown key 'porject'; did you mean 'project'?"),
+        (
+            "- {porject: soft, geometry: kept, keep: 0.1}",
+            "steps[0].porject: unknown key 'porject'; did you mean 'project'?",
+        ),
         (
             "- {project: soft, scale: 1}",
             "steps[0]: a step has one of the keys project, fit, scale; got project and scale",

@@ -7,8 +7,10 @@ from typing import Any
 
 from .building import Builder
 from .canonical import canonical_text
+from .foreign import mergekit
 from .grammar import TOP_LEVEL
 from .problems import Place, Problems
+from .respelling import respelled
 from .sources import overridden, read_file
 from .steps import Method
 from .tree import Node, from_python
@@ -64,7 +66,13 @@ def _built(
 ) -> Recipe:
     recipe = None
     if root is not None and isinstance(root.value, dict):
+        foreign = mergekit(root)
+        if foreign is not None:
+            problems.add(root.place, "", foreign)
+            problems.raise_any()
         root = overridden(root, overrides, TOP_LEVEL, problems)
+        top_level = TOP_LEVEL if source is None else (*TOP_LEVEL, "extends")
+        root = respelled(root, methods, problems, top_level=top_level)
         recipe = Builder(methods, problems, require_files=require_files).recipe(root, source)
     problems.raise_any()
     if recipe is None:
