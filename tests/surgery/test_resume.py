@@ -108,7 +108,7 @@ def test_geometry_that_is_not_kept_goes_last_and_its_loss_is_resumable(
     sharded.recipe["output"]["keep_geometry"] = False
     expected = _uninterrupted(sharded)
 
-    def cut_off(*args: Any) -> None:
+    def cut_off(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
@@ -124,3 +124,17 @@ def test_geometry_that_is_not_kept_goes_last_and_its_loss_is_resumable(
     assert contents(sharded.out) == expected
     assert not (sharded.out / "surgery").exists()
     assert ("measuring retain" in stages) == measures_again
+
+
+def test_a_run_that_was_killed_as_its_geometry_was_finished_leaves_no_journal_of_it(
+    sharded: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _uninterrupted(sharded)
+    with monkeypatch.context() as full:
+        _full_at(full, THIRD)
+        _run(sharded)
+    partial = sharded.root / "out.partial"
+    (partial / f"{THIRD}.part").unlink(missing_ok=True)
+    (partial / "surgery" / "retain.safetensors.journal").write_text("{}\n")
+    vecsurgery.run(sharded.write(), sharded.out)
+    assert contents(sharded.out) == expected

@@ -61,6 +61,11 @@ def journal_of(path: Path) -> Path:
     return path.with_name(path.name + ".journal")
 
 
+def clear_journal(path: Path) -> None:
+    """Remove the journal of a file that has its name: a crash behind the renaming leaves it."""
+    journal_of(path).unlink(missing_ok=True)
+
+
 class LayeredFile:
     """The file while it is written; made by `open_layered`."""
 
@@ -112,7 +117,7 @@ class LayeredFile:
             self._sync()
             partial_of(self.path).replace(self.path)
             sync_folder(self.path.parent)
-            journal_of(self.path).unlink()
+            clear_journal(self.path)
 
     def _sync(self) -> None:
         self._file.flush()

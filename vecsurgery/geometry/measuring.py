@@ -17,6 +17,7 @@ from vecsurgery.linalg import Subspace
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import TokenRule
 
+from .container import clear_journal
 from .file import Geometry, Record, Shapes, SiteWriter, writing
 from .info import GeometryInfo, site_facts
 
@@ -141,6 +142,7 @@ def existing(path: Path, info: GeometryInfo, sites: Collection[str]) -> Geometry
             f"writing geometry {path}: another one stands there ({'; '.join(differing) or 'its sites differ'}). Choose "
             "another path, or move it away."
         )
+    clear_journal(path)
     return geometry
 
 

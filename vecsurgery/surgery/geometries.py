@@ -72,7 +72,7 @@ def measured(plan: Plan, folder: Path, progress: Progress = silent) -> dict[str,
         spec = plan.inputs.recipe.geometry[name]
         if spec.file is not None:
             _copy(spec.file, path)
-        elif planned.sites and not path.exists():
+        elif planned.sites:
             measure(
                 plan.inputs.models[name],
                 plan.inputs.samples[name],
