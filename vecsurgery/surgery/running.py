@@ -34,7 +34,7 @@ from vecsurgery.fits import Coefficients
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry
 from vecsurgery.progress import Progress, silent
-from vecsurgery.recipe.types import GeometrySpec, Reference
+from vecsurgery.recipe.types import DataSpec, Reference
 from vecsurgery.report.record import (
     VERSION,
     CurvePointRecord,
@@ -300,15 +300,20 @@ def _finish(plan: Plan, record: Record, partial: Partial) -> None:
 
 def _without_places(inputs: Inputs) -> str:
     """The recipe's text for the model card, which is published: local files and folders by their names alone."""
-    text = inputs.recipe.text
-    paths = [*inputs.folders, *(path for spec in inputs.recipe.geometry.values() for path in _files(spec))]
+    recipe = inputs.recipe
+    data = [*(spec.data for spec in recipe.geometry.values()), *(step.data for step in recipe.steps)]
+    data += [*recipe.evaluate.values(), *(gate.data for gate in recipe.gates)]
+    files = [spec.file for spec in recipe.geometry.values() if spec.file is not None]
+    paths = {*inputs.folders, *files, *(path for spec in data if spec is not None for path in _files(spec))}
+    text = recipe.text
     for path in sorted(paths, key=lambda path: len(str(path)), reverse=True):
         text = text.replace(str(path), path.name)
     return text
 
 
-def _files(spec: GeometrySpec) -> list[Path]:
-    return [*(spec.data.data if spec.data else ()), *([spec.file] if spec.file else [])]
+def _files(spec: DataSpec) -> list[Path]:
+    """The data files, and the template where that is a file, too."""
+    return [*spec.data, *([] if spec.template in ("auto", "none") else [Path(spec.template)])]
 
 
 def _forget_geometry(files: Sequence[str], partial: Partial) -> None:
