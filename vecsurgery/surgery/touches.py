@@ -101,7 +101,8 @@ def _fit(step: Step, info: TensorInfo, above: Sequence[Touch]) -> Touch | None:
         return Touch(step, "fit", _partial_rows(step, info.matrix))
     if projected[-1].effect != "edit":
         return None
-    return Touch(step, "fit", _common_rows(projected[-1].rows, _partial_rows(step, info.matrix)))
+    rows = _common_rows(projected[-1].rows, _partial_rows(step, info.matrix))
+    return None if rows == () else Touch(step, "fit", rows)
 
 
 def _common_rows(first: Rows | None, second: Rows | None) -> Rows | None:
