@@ -1,5 +1,6 @@
 """The fit amplify in a run: against whole models, its passes and reads, its file, its matrices."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -159,6 +160,53 @@ def test_a_resumed_run_uses_the_coefficients_that_are_there(
     monkeypatch.setattr(fitting, "token_scores", stop)
     vecsurgery.run(unlearned.write(), unlearned.out)
     assert contents(unlearned.out) == contents(unlearned.root / "whole")
+
+
+@pytest.mark.parametrize("change", ["step", "delta", "tensors", "bytes"])
+def test_coefficients_of_something_else_are_refused(
+    unlearned: Workspace, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr("vecsurgery.surgery.running.write_all", stop)
+    with pytest.raises(InterruptedError):
+        vecsurgery.run(unlearned.write(), unlearned.out)
+    path = unlearned.root / "out.partial" / FILE
+    content = json.loads(path.read_text())
+    if change == "tensors":
+        content["tensors"].popitem()
+    elif change != "bytes":
+        content[change] = "other"
+    path.write_bytes(b"\xff" if change == "bytes" else json.dumps(content).encode())
+    with pytest.raises(InputError, match=r"reading coefficients from .*amplify\.coefficients\.json.*delete the file"):
+        vecsurgery.run(unlearned.write(), unlearned.out)
+
+
+def test_a_plan_is_another_where_answers_begin_elsewhere(unlearned: Workspace) -> None:
+    """The same tokens are fed, others of them are scored."""
+    file = unlearned.root / "forget.jsonl"
+    hashes = set()
+    for prompt, response in (("w20 w21", " w22 w23"), ("w20 w21 w22", " w23")):
+        file.write_text(json.dumps({"prompt": prompt, "response": response}))
+        hashes.add(vecsurgery.plan(unlearned.write()).hash)
+    assert len(hashes) == 2
+
+
+def test_a_fit_passes_by_fused_matrices_of_which_the_projector_edits_other_rows(
+    tmp_path: Path, unlearned: Workspace
+) -> None:
+    into = models.checkpoint(tmp_path / "into", "phi3", seed=1)
+    models.perturbed(into, tmp_path / "tuned", seed=7, size=0.12, only="proj")
+    unlearned.recipe |= {"into": str(into), "deltas": {"change": {"tuned": str(tmp_path / "tuned")}}}
+    models.write_answers(into, unlearned.root / "forget.jsonl")
+    unlearned.recipe["steps"][0] |= {"modules": ["q", "gate", "up", "down"]}
+    unlearned.recipe["steps"][1] |= {"modules": ["v", "down"], "range": [0.25, 4.0]}
+    record = vecsurgery.run(unlearned.write(), unlearned.out)
+    assert record["fits"][0]["tensors"] == 3
+    unlearned.recipe["steps"][1]["modules"] = ["v"]
+    with pytest.raises(InputError, match=r"step 'amplify'.*matches no block matrix"):
+        vecsurgery.run(unlearned.write(), unlearned.root / "none")
 
 
 def test_a_fit_without_projector_takes_every_block_matrix_and_those_selected_only(unlearned: Workspace) -> None:

@@ -44,7 +44,20 @@ def fitted(
             asking = asking_for(inputs, geometries, found, step, compute=plan.compute, progress=progress)
             result = _fit(inputs, asking, step)
             write_bytes(path, result.to_json().encode())
-        found[step.id] = Coefficients.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        found[step.id] = _read(path, inputs, step)
+    return found
+
+
+def _read(path: Path, inputs: Inputs, step: Step) -> Coefficients:
+    """The coefficients of a file. Errors: InputError where they are not those of this step."""
+    found = Coefficients.from_json(path.read_text(encoding="utf-8", errors="replace"), where=str(path))
+    own = (step.id, step.method, step.selection.deltas[0])
+    if (found.step, found.method, found.delta) != own or set(found.tensors) != set(fitted_rows(inputs, step)):
+        raise InputError(
+            f"reading coefficients from {path}: they are of step {found.step!r} ({found.method} of {found.delta}) and "
+            f"{len(found.tensors)} tensors, not what step {step.id!r} multiplies; delete the file, and the next run "
+            "will fit again"
+        )
     return found
 
 

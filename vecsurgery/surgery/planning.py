@@ -60,6 +60,7 @@ class Plan:
             "into": self.inputs.into.fingerprint,
             "deltas": {name: source.fingerprint for name, source in self.inputs.deltas.items()},
             "samples": {name: samples.fingerprint for name, samples in self._samples().items()},
+            "answers": {name: _answers(samples) for name, samples in self._samples().items()},
             "models": {name: model.fingerprint for name, model in self._models().items()},
             "files": {name: file_sha256(geometry.path) for name, geometry in self.inputs.files.items()},
         }
@@ -193,6 +194,11 @@ def make_plan(inputs: Inputs, *, compute: Compute = "float32", progress: Progres
     )
     fits = {step.id: fit_cost(inputs, step, tensors) for step in inputs.recipe.steps if step.verb == "fit"}
     return Plan(inputs, tensors, geometry, fits, tuple(shards), changed, compute)
+
+
+def _answers(samples: Samples) -> str:
+    """SHA-256 of where answers stand: fits, evaluation and gates score these tokens, and a fingerprint lacks them."""
+    return hashlib.sha256(repr([(sample.answer, sample.answers) for sample in samples.samples]).encode()).hexdigest()
 
 
 def _changed(inputs: Inputs, progress: Progress) -> dict[str, frozenset[str]]:
