@@ -20,6 +20,10 @@ class UnsupportedError(InputError):
     """An input of a kind that is refused by name: a format, an architecture, a layout."""
 
 
+class NotFiniteError(InputError):
+    """A model whose weights are finite and whose activations are not."""
+
+
 class RunError(VecsurgeryError):
     """A fault met while a run was working (disk full, file vanished); what was finished can be resumed."""
 

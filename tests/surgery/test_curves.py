@@ -65,6 +65,14 @@ def test_curves_that_are_ordered_by_factor_cross_the_levels_between_finer_points
     assert len(curve.scaling) > 10
 
 
+def test_a_model_whose_losses_are_not_finite_is_named(drawn: Workspace) -> None:
+    models.perturbed(drawn.root / "into", drawn.root / "tuned", seed=7, size=0.12)
+    drawn.recipe["steps"] = [{"scale": 1e37, "where": "*norm.weight"}]
+    drawn.recipe["geometry"] = {}
+    with pytest.raises(InputError, match=r"losses of edited × 0\.25 are not finite"):
+        vecsurgery.curve(drawn.write(), points=3)
+
+
 def test_geometry_is_kept_and_used_again(drawn: Workspace) -> None:
     folder = drawn.root / "kept"
     first = vecsurgery.curve(drawn.write(), points=3, folder=folder)

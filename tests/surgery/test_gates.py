@@ -13,9 +13,9 @@ from tests.surgery.conftest import Workspace
 from tests.surgery.test_fits import unlearned as unlearned
 from vecsurgery.checkpoint import Stored
 from vecsurgery.cli import main
-from vecsurgery.errors import GateError
-from vecsurgery.evaluation import answer_nll, measure_answers
-from vecsurgery.forward import Single
+from vecsurgery.errors import GateError, NotFiniteError
+from vecsurgery.evaluation import answer_nll, measure_answers, scoring
+from vecsurgery.forward import Single, losses
 from vecsurgery.report.record import read
 from vecsurgery.surgery import judging
 from vecsurgery.surgery.api import opened
@@ -126,6 +126,68 @@ def test_logits_that_are_not_finite_fail_the_default_gate(workspace: Workspace) 
     with pytest.raises(GateError, match=r"logits are not finite on \d+ of \d+ texts"):
         vecsurgery.run(workspace.write(), workspace.out)
     assert not workspace.out.exists()
+
+
+def test_what_is_not_finite_fails_the_gate_where_models_are_measured_one_by_one(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del workspace.recipe["gates"]
+    workspace.recipe["steps"] = [{"scale": 1e37, "where": "*norm.weight"}]
+    monkeypatch.setattr(losses, "_STATES", 1)
+    with pytest.raises(GateError, match=r"logits are not finite on \d+ of \d+ texts"):
+        vecsurgery.run(workspace.write(), workspace.out)
+    assert (workspace.root / "out.failed").is_dir()
+
+
+def test_continuations_that_are_not_finite_fail_the_default_gate(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del workspace.recipe["gates"]
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise NotFiniteError("continuing prompts: the logits are not finite (NaN or infinity).")
+
+    monkeypatch.setattr(judging, "greedy", broken)
+    with pytest.raises(GateError, match="logits of a greedy continuation are not finite"):
+        vecsurgery.run(workspace.write(), workspace.out)
+
+
+def test_text_that_does_not_fit_into_one_pass_has_the_same_figures(
+    judged: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _run(judged, [])["evaluation"]
+    monkeypatch.setattr(scoring, "_HIDDEN_BYTES", 3 * 4 * 32 * 40)
+    again = vecsurgery.run(judged.write(), judged.root / "again")["evaluation"]
+    for name, record in expected.items():
+        for model, figures in record["figures"].items():
+            assert again[name]["figures"][model] == pytest.approx(figures, rel=1e-6)
+
+
+def test_smoke_passes_by_a_geometry_of_another_model(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    _steady(monkeypatch)
+    del workspace.recipe["gates"]
+    other = models.checkpoint(workspace.root / "other", seed=9, vocab_size=400, tokenizer=False)
+    models.write_tokenizer(other, size=400)
+    texts = [" ".join(f"w{200 + 5 * row + word}" for word in range(12)) for row in range(24)]
+    (workspace.root / "other.txt").write_text("\n\n".join(texts))
+    workspace.recipe["geometry"]["retain"] = {"data": "other.txt", "model": "other"}
+    record = vecsurgery.run(workspace.write(), workspace.out)
+    assert record["gates"][0]["passed"]
+
+
+def test_the_model_card_does_not_tell_where_files_lie(judged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.perturbed(judged.root / "into", judged.root / "retrained", seed=7, size=0.08)
+    (judged.root / "plain.txt").write_text("\n\n".join(models.sentences(6, seed=55, length=9)))
+    (judged.root / "own.jinja").write_text("{% for message in messages %}{{ message['content'] }} {% endfor %}")
+    judged.recipe["steps"][1] = {"fit": "amplify", "data": "forget.jsonl", "reference": "retrained"}
+    judged.recipe["evaluate"]["general"] = {"data": "general.txt", "template": "own.jinja"}
+    judged.recipe["gates"] = [{"measure": "perplexity_ratio", "max": 1e9, "data": "plain.txt"}, {"measure": "smoke"}]
+    _steady(monkeypatch)
+    vecsurgery.run(judged.write(), judged.out)
+    card = (judged.out / "README.md").read_text()
+    assert str(judged.root) not in card
+    for name in ("forget.jsonl", "retain-test.jsonl", "plain.txt", "own.jinja", "retrained"):
+        assert name in card
 
 
 def test_new_loops_fail_the_default_gate_and_old_ones_do_not(

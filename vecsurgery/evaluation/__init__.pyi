@@ -16,6 +16,7 @@ from .scoring import figures as figures
 from .scoring import measure_answers as measure_answers
 from .scoring import measure_sources as measure_sources
 from .scoring import measure_variants as measure_variants
+from .scoring import passes as passes
 from .scoring import requests as requests
 from .tofu import read_tofu as read_tofu
 from .tofu import tofu_path as tofu_path

@@ -33,7 +33,8 @@ class AnswerLoss:
 def answer_nll(weights: Weights, samples: Samples, *, progress: Progress = silent) -> AnswerLoss:
     """Answer loss of `weights` on the rows of `samples` that have an answer.
 
-    One streaming pass in float32; sums in float64. Raises InputError where no sample has an answer. Example:
+    One streaming pass in float32; sums in float64. Raises InputError where no sample has an answer, and where a loss
+    is not finite. Example:
 
         answer_nll(Stored(folder), prepare(spec, load_tokenizer(folder))).mean
 
@@ -49,7 +50,10 @@ def answer_nll(weights: Weights, samples: Samples, *, progress: Progress = silen
         )
     only_answered = Samples(answered, samples.counts, samples.fingerprint, samples.warnings)
     losses = token_losses(weights, only_answered, compute="float32", progress=progress)
-    return summarise(losses, vocabulary=int(weights.config.vocab_size))
+    for sample, row in zip(answered, losses, strict=True):
+        if not bool(row.isfinite().all()):
+            raise InputError(f"measuring the answer loss: {sample.where}: the model's logits are not finite there")
+    return summarise(losses, vocabulary=int(weights.config.get_text_config().vocab_size))
 
 
 def summarise(losses: "list[Tensor]", *, vocabulary: int) -> AnswerLoss:

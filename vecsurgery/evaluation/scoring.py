@@ -157,7 +157,7 @@ def _scores(
 
     samples = [sample for sample, _ in asked]
     scores: list[list[TokenScores]] = [[] for _ in range(variants.count)]
-    for group in _groups(asked, _HIDDEN_BYTES // (4 * variants.count * _width(variants))):
+    for group in passes(asked, variants):
         some, positions = [sample for sample, _ in group], [chosen for _, chosen in group]
         found = token_scores(variants, some, positions=positions, compute=compute, stage=stage, progress=progress)
         for own, more in zip(scores, found, strict=True):
@@ -172,8 +172,9 @@ def _scores(
     return scores
 
 
-def _groups(asked: Sequence[_Request], tokens: int) -> list[list[_Request]]:
-    """Requests for one pass each: as many as have so many tokens together, one at least."""
+def passes(asked: Sequence[_Request], variants: "Variants") -> list[list[_Request]]:
+    """Requests for one pass each: as many as have 4 GB of hidden states together under all variants, one at least."""
+    tokens = _HIDDEN_BYTES // (4 * variants.count * _width(variants))
     groups: list[list[_Request]] = [[]]
     room = tokens
     for request in asked:

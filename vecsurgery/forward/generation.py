@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vecsurgery.checkpoint import skeleton
-from vecsurgery.errors import InputError
+from vecsurgery.errors import InputError, NotFiniteError
 from vecsurgery.progress import Progress, silent
 
 from .batches import make_batches
@@ -60,6 +60,7 @@ def greedy(
 
     Raises:
         InputError: an empty prompt, one longer than the model's context, an id that the embedding does not have.
+        NotFiniteError: logits that are NaN or infinite.
         UnsupportedError: an architecture that does not replay exactly.
     """
     context = context_length(variants.config)
@@ -304,7 +305,7 @@ class _Run:
             targets.append(torch.cat([part for _, part in own]))
         scores = scored(self._model, states, targets)
         if not all(bool(own.normaliser.isfinite().all()) for own in scores):
-            raise InputError("continuing prompts: the logits are not finite (NaN or infinity).")
+            raise NotFiniteError("continuing prompts: the logits are not finite (NaN or infinity).")
         sizes = [len(ids) for _, _, ids in asked]
         best = torch.split(torch.cat([own.best for own in scores]), sizes)
         missed = torch.split(torch.cat([own.missed for own in scores]), sizes)

@@ -168,8 +168,8 @@ class StreamedModel:
         and in one forward of the model.
 
         Raises:
-            UnsupportedError: the two differ, so this architecture cannot be streamed.
-            InputError: a hidden state is not finite.
+            UnsupportedError: the two differ, so this architecture cannot be streamed. States that are not finite in
+                both ways are equal: what comes of them is told by whoever asks for the result.
         """
         batch = torch.tensor([list(ids[:_CHECK_TOKENS])])
         try:
@@ -181,9 +181,7 @@ class StreamedModel:
                 "architecture is not supported."
             ) from fault
         for index, (hidden, wanted) in enumerate(zip(replayed, expected, strict=True)):
-            if not torch.isfinite(wanted).all():
-                raise InputError(f"the hidden states behind block {index} are not finite: look for NaN in its weights.")
-            if not torch.equal(hidden, wanted):
+            if not torch.allclose(hidden, wanted, rtol=0.0, atol=0.0, equal_nan=True):
                 raise UnsupportedError(
                     f"{type(self._model).__name__}: replayed alone, block {index} differs from the model's own forward "
                     f"by {float((hidden - wanted).abs().max()):.3g}. This architecture is not supported."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -280,6 +281,12 @@ class Sampling:
             losses = [score.losses for score in own]
             forget, retain = (summarise(part, vocabulary=self._vocabulary) for part in (losses[:cut], losses[cut:]))
             pairs.append((forget, retain))
+        for (kind, factor), (forget, retain) in zip(wanted, pairs, strict=True):
+            if not math.isfinite(forget.mean + retain.mean):
+                raise InputError(
+                    f"drawing a curve: the losses of {kind} × {factor:.4g} are not finite: its activations overflow; "
+                    "lower the upper end of the fit's `range`, or the delta's weight"
+                )
         if self._ends is None:
             into, raw = (pairs[list(wanted).index(end)] for end in (("into", 1.0), ("raw", 1.0)))
             if not raw[0].capped > into[0].capped:

@@ -12,7 +12,8 @@ from vecsurgery.calibration import Samples
 from vecsurgery.calibration.types import Sample
 from vecsurgery.checkpoint import file_sha256
 from vecsurgery.checkpoint.types import Weights
-from vecsurgery.evaluation import Measured, Source, figures, looping, requests
+from vecsurgery.errors import NotFiniteError
+from vecsurgery.evaluation import Measured, Source, figures, looping, passes, requests
 from vecsurgery.forward import Compute, Several, Single, TokenScores, Variants, greedy, token_scores
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import DataSpec, GateSpec
@@ -105,30 +106,39 @@ def _as_text(samples: Samples) -> Samples:
 
 
 def _smoke_samples(inputs: Inputs) -> Samples:
-    """The first calibration samples of the recipe, or a few built-in sentences where it measures no geometry."""
-    first = next(iter(inputs.samples.values()), None)
-    found = probe_samples(inputs) if first is None else first
+    """The first calibration samples that were made for `into`, or a few built-in sentences where there are none: a
+    geometry of another model has the ids of its tokenizer.
+    """
+    first = next((samples for name, samples in inputs.samples.items() if inputs.models[name] is inputs.into), None)
+    chosen = [sample for sample in first.samples if len(sample.ids) > 1] if first is not None else []
+    found = probe_samples(inputs) if first is None or not chosen else replace(first, samples=tuple(chosen))
     return _as_text(replace(found, samples=found.samples[:SMOKE_SAMPLES]))
 
 
 def _scored(
     models: Variants, sources: Mapping[str, Source], compute: Compute, progress: Progress
 ) -> list[dict[str, list[TokenScores]]]:
-    """[model] → source → scores of its requests, all of one pass; rows that several sources share are scored once."""
+    """[model] → source → scores of its requests, all of one pass where the hidden states allow it; rows that several
+    sources share are scored once.
+    """
     asked = {name: requests(source) for name, source in sources.items()}
     unique: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, Sample]] = {}
     for entries in asked.values():
         for sample, positions in entries:
             unique.setdefault((sample.ids, positions), (len(unique), sample))
-    samples = [sample for _, sample in unique.values()]
-    scores = token_scores(
-        models,
-        samples,
-        positions=[positions for _, positions in unique],
-        compute=compute,
-        stage="evaluating",
-        progress=progress,
-    )
+    rows = [(sample, positions) for (_, positions), (_, sample) in unique.items()]
+    scores: list[list[TokenScores]] = [[] for _ in range(models.count)]
+    for group in passes(rows, models):
+        found = token_scores(
+            models,
+            [sample for sample, _ in group],
+            positions=[positions for _, positions in group],
+            compute=compute,
+            stage="evaluating",
+            progress=progress,
+        )
+        for own, more in zip(scores, found, strict=True):
+            own += more
     return [
         {
             name: [own[unique[sample.ids, positions][0]] for sample, positions in entries]
@@ -187,8 +197,9 @@ def _value(gate: GateSpec, measured: Mapping[str, Measured]) -> tuple[float | No
 
 
 def _number(measured: Measured, name: str) -> float:
-    value = measured[name]
-    return math.nan if value is None else value
+    """A figure; NaN where there is none, as of texts of one token."""
+    figure = measured.figures.get(name)
+    return math.nan if figure is None or figure.value is None else figure.value
 
 
 def _smoke(
@@ -211,7 +222,10 @@ def _smoke(
     if not ratio <= SMOKE_RATIO:
         excess = f"{ratio:.4g} times that of `into`, at most {SMOKE_RATIO:g} is allowed"
         return _gate_record(gate, None, False, f"smoke: {words}, {excess}")
-    loops = _loops(inputs, edited, source.samples.samples, compute, progress)
+    try:
+        loops = _loops(inputs, edited, source.samples.samples, compute, progress)
+    except NotFiniteError:
+        return _gate_record(gate, None, False, f"smoke: {words}, but logits of a greedy continuation are not finite")
     if loops > NEW_LOOPS:
         text = f"{loops} of {CONTINUATIONS} greedy continuations repeat themselves where those of `into` do not"
         return _gate_record(gate, None, False, f"smoke: {text}")
