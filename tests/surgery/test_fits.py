@@ -19,6 +19,7 @@ from tests.surgery.results import contents, in_float32, tensors_of
 from vecsurgery.checkpoint import Stored
 from vecsurgery.errors import InputError
 from vecsurgery.fits import Coefficients
+from vecsurgery.forward import losses
 from vecsurgery.surgery import fitting
 from vecsurgery.surgery.api import opened
 
@@ -191,6 +192,16 @@ def test_a_plan_is_another_where_answers_begin_elsewhere(unlearned: Workspace) -
         file.write_text(json.dumps({"prompt": prompt, "response": response}))
         hashes.add(vecsurgery.plan(unlearned.write()).hash)
     assert len(hashes) == 2
+
+
+def test_the_plan_counts_the_passes_of_many_tokens(unlearned: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    (few,) = vecsurgery.plan(unlearned.write()).fits.values()
+    assert (few.models, few.passes) == (20, 2)
+    monkeypatch.setattr(losses, "_STATES", 4 * few.tokens * 32 * 4)
+    (many,) = vecsurgery.plan(unlearned.write()).fits.values()
+    assert many.passes == 3 + 3
+    assert many.reads == 3 * few.reads
+    assert many.memory < few.memory
 
 
 def test_a_fit_passes_by_fused_matrices_of_which_the_projector_edits_other_rows(

@@ -2,6 +2,7 @@ from .generation import greedy as greedy
 from .loading import Compute as Compute
 from .loading import require_loadable as require_loadable
 from .losses import TokenScores as TokenScores
+from .losses import share_a_pass as share_a_pass
 from .losses import token_losses as token_losses
 from .losses import token_scores as token_scores
 from .stream import replay as replay

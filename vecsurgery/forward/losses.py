@@ -88,7 +88,7 @@ def token_scores(
     batches = make_batches(fed)
     if not batches:
         return [[_nothing() for _ in rows] for _ in range(variants.count)]
-    together = max(1, _STATES // (sum(map(len, fed)) * variants.layout.hidden * 4))
+    together = share_a_pass(sum(map(len, fed)), variants.layout.hidden)
     if variants.count > together:
         groups = [range(start, min(start + together, variants.count)) for start in range(0, variants.count, together)]
         return [
@@ -118,6 +118,11 @@ def token_scores(
         _by_sample(scores.losses, scores.hits, members, [len(part) for part in ids], len(rows))
         for scores in scored(model, states, [torch.cat(ids)] * len(states))
     ]
+
+
+def share_a_pass(tokens: int, hidden: int) -> int:
+    """How many variants go through one pass together when so many tokens are fed; one at least."""
+    return max(1, _STATES // max(1, tokens * hidden * 4))
 
 
 def _by_sample(losses: Tensor, hits: Tensor, members: list[int], sizes: list[int], count: int) -> list[TokenScores]:

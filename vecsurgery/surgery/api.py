@@ -195,6 +195,8 @@ def _inputs(record: Record) -> dict[str, str]:
     found = dict(record.get("inputs", {}))
     for geometry in record["geometry"].values():
         found |= geometry.get("data", {})
+    for measured in [*record.get("fits", []), *record.get("evaluation", {}).values()]:
+        found |= measured["data"]
     for name, delta in record["deltas"].items():
         adapter = delta.get("adapter")
         if adapter is not None:

@@ -43,6 +43,7 @@ class Settings:
                 "template": spec.template,
                 "rows": list(spec.rows) if spec.rows else None,
                 "limit": spec.limit,
+                "max_tokens": spec.max_tokens,
                 "max_length": spec.max_length,
                 "seed": spec.seed,
             }

@@ -7,6 +7,7 @@ from math import prod
 from typing import Literal
 
 from vecsurgery.checkpoint.types import TensorInfo
+from vecsurgery.forward import share_a_pass
 from vecsurgery.recipe.types import Step
 from vecsurgery.surgery.inputs import Inputs
 from vecsurgery.surgery.touches import geometry_names
@@ -14,8 +15,8 @@ from vecsurgery.surgery.touches import geometry_names
 Action = Literal["edit", "scale", "add", "copy"]
 ROW_CHUNK = 1 << 26
 """Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
-_FIT_PASSES, _FIT_MODELS = 2, 11
-"""Passes over candidate models that a fit takes at most, and the models of the larger one."""
+_FIT_MODELS = (11, 9)
+"""Candidate models that a fit asks about at most, first and then."""
 ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
 """Bytes of one element; every other type that checkpoints hold has one byte."""
 
@@ -62,7 +63,7 @@ class PlannedGeometry:
 @dataclass(frozen=True)
 class PlannedFit:
     """What one fit takes at most. `tensors`: matrices that it multiplies; `tokens`: fed for each of `models` candidate
-    models in each of `passes` passes. `reads`, `memory` in bytes, `flops`: of all passes.
+    models, asked about in two rounds of `passes` passes together. `reads`, `memory` in bytes, `flops`: of all passes.
     """
 
     step: str
@@ -198,7 +199,9 @@ def geometry_cost(inputs: Inputs, name: str, sites: tuple[str, ...]) -> PlannedG
 
 
 def fit_cost(inputs: Inputs, step: Step, tensors: Mapping[str, PlannedTensor]) -> PlannedFit:
-    """Two passes over candidates: 9 factors, `into`, the raw delta (and a reference model) first, 9 more then."""
+    """Two rounds of candidates: 9 factors, `into` and the raw delta first, 9 factors more then; each takes one pass,
+    or several where the hidden states of many tokens allow no more.
+    """
     layout = inputs.into.layout
     samples = [sample for sample in inputs.fit_samples[step.id].samples if sample.answer]
     tokens = sum(len(sample.ids) for sample in samples)
@@ -210,7 +213,10 @@ def fit_cost(inputs: Inputs, step: Step, tensors: Mapping[str, PlannedTensor]) -
     projecting = sum(item.flops for item in tensors.values())
     (delta,) = step.selection.deltas
     fitted = [name for name, touched in inputs.touches.items() if any(t.step is step for t in touched)]
-    # Of one block: W, the delta as loaded and as the steps left it, one candidate; hidden states of all candidates.
+    together = share_a_pass(tokens, layout.hidden)
+    passes = sum(-(-models // together) for models in _FIT_MODELS)
+    states = (min(together, max(_FIT_MODELS)) + 1) * tokens * layout.hidden * 4
+    # Of one block: W, the delta as loaded and as the steps left it, one candidate; hidden states of a pass.
     return PlannedFit(
         step=step.id,
         method=step.method,
@@ -218,11 +224,11 @@ def fit_cost(inputs: Inputs, step: Step, tensors: Mapping[str, PlannedTensor]) -
         tensors=len(fitted),
         samples=len(samples),
         tokens=tokens,
-        models=_FIT_MODELS,
-        passes=_FIT_PASSES,
-        reads=_FIT_PASSES * sum(item.reads for item in tensors.values()),
-        memory=4 * max(blocks.values(), default=0) * 4 + (_FIT_MODELS + 1) * tokens * layout.hidden * 4,
-        flops=_FIT_PASSES * (_FIT_MODELS * 2 * tokens * parameters + projecting),
+        models=sum(_FIT_MODELS),
+        passes=passes,
+        reads=passes * sum(item.reads for item in tensors.values()),
+        memory=4 * max(blocks.values(), default=0) * 4 + states,
+        flops=sum(_FIT_MODELS) * 2 * tokens * parameters + passes * projecting,
     )
 
 

@@ -4,6 +4,7 @@ Costs follow from shapes and sample lengths; ranks are not known yet, so product
 """
 
 import hashlib
+import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -54,7 +55,11 @@ class Plan:
     def hash(self) -> str:
         """SHA-256 of everything that determines the result: a partial output belongs to one such hash."""
         content = {
-            "versions": {"vecsurgery": vecsurgery.__version__, "torch": torch.__version__},
+            "versions": {
+                "vecsurgery": vecsurgery.__version__,
+                "torch": torch.__version__,
+                "transformers": importlib.metadata.version("transformers"),
+            },
             "recipe": self.inputs.recipe.text,
             "compute": self.compute,
             "into": self.inputs.into.fingerprint,

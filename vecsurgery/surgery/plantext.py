@@ -49,7 +49,7 @@ def _geometry(plan: "Plan") -> str:
 def _fits(plan: "Plan") -> str:
     return "\n".join(
         f"fit {entry.step} ({entry.method} of {entry.delta}): {entry.tensors} matrices, at most {entry.passes} passes "
-        f"over {entry.models} models of {entry.tokens} tokens in {entry.samples} samples; reads "
+        f"for {entry.models} models of {entry.tokens} tokens in {entry.samples} samples; reads "
         f"{readable(entry.reads)}, memory {readable(entry.memory)}, {_flops(entry.flops)}"
         for entry in plan.fits.values()
     )
