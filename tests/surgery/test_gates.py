@@ -14,8 +14,9 @@ from tests.surgery.test_fits import unlearned as unlearned
 from vecsurgery.checkpoint import Stored
 from vecsurgery.cli import main
 from vecsurgery.errors import GateError, NotFiniteError
-from vecsurgery.evaluation import answer_nll, measure_answers, scoring
+from vecsurgery.evaluation import Figure, Measured, answer_nll, measure_answers, scoring
 from vecsurgery.forward import Single, losses
+from vecsurgery.recipe.types import GateSpec
 from vecsurgery.report.record import read
 from vecsurgery.surgery import judging
 from vecsurgery.surgery.api import opened
@@ -90,6 +91,18 @@ def test_a_failed_gate_keeps_the_result_under_another_name_and_says_by_how_much(
     assert gate["passed"] is False
     assert gate["value"] > 1e-4
     assert Stored(failed).layout.tensors.keys() == Stored(judged.root / "into").layout.tensors.keys()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.5, "misses min 0.75 by 0.25"), (1.0, "within min 0.75 and max 1.25"), (1.5, "misses max 1.25 by 0.25")],
+)
+def test_a_gate_with_two_bounds_names_the_one_that_is_missed(value: float, said: str) -> None:
+    figures = {name: {"nll": Figure(nll)} for name, nll in (("into", 0.0), ("edited", value))}
+    measured = {name: Measured(found) for name, found in figures.items()}
+    gate = judging._gate(GateSpec("retention", min=0.75, max=1.25), measured)
+    assert gate["reason"].endswith(said)
+    assert gate["passed"] == (value == 1.0)
 
 
 def test_what_failed_before_is_never_overwritten(judged: Workspace) -> None:

@@ -166,11 +166,12 @@ def _evaluation_record(name: str, data: DataSpec, measured: Mapping[str, Measure
 def _gate(gate: GateSpec, measured: Mapping[str, Measured]) -> GateRecord:
     value, words = _value(gate, measured)
     limits = {"min": gate.min, "max": gate.max}
-    bounds = [f"{name} {limit:g}" for name, limit in limits.items() if limit is not None]
+    bounds = {name: f"{name} {limit:g}" for name, limit in limits.items() if limit is not None}
     if value is None or not math.isfinite(value):
         return _gate_record(gate, None, False, f"{gate.measure}: {words}, which is no number to hold against a bound")
     missed = _missed(gate, value)
-    verdict = f"misses {' and '.join(bounds)} by {missed:.4g}" if missed else f"within {' and '.join(bounds)}"
+    side = "min" if gate.min is not None and value < gate.min else "max"
+    verdict = f"misses {bounds[side]} by {missed:.4g}" if missed else f"within {' and '.join(bounds.values())}"
     return _gate_record(gate, value, not missed, f"{gate.measure} {value:.4g} ({words}), {verdict}")
 
 
