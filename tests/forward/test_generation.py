@@ -84,7 +84,7 @@ def two(tiny: Callable[[str], Any]) -> Callable[[str], Two]:
 @pytest.fixture
 def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read in every pass, as a model is that is too large to be held."""
-    monkeypatch.setattr(generation, "_HELD_BYTES", 0)
+    monkeypatch.setattr(generation, "HELD_BYTES", 0)
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -120,7 +120,7 @@ def test_variants_differ_and_do_not_repeat_themselves(two) -> None:
 
 @pytest.mark.parametrize("held", [True, False])
 def test_a_stop_id_ends_one_continuation_and_is_its_last(two, monkeypatch, held) -> None:
-    monkeypatch.setattr(generation, "_HELD_BYTES", int(held) << 30)
+    monkeypatch.setattr(generation, "HELD_BYTES", int(held) << 30)
     variants = two("llama")
     free = greedy(variants, PROMPTS, tokens=20)
     stop = {free[0][0][5], free[1][2][0], free[1][3][19]}
@@ -203,7 +203,7 @@ def forgetful(known: int) -> Any:
 @pytest.mark.parametrize("held", [True, False])
 def test_a_cache_that_goes_wrong_is_found_out(two, tmp_path, monkeypatch, held, known, most) -> None:
     variants, cached = two("llama"), count_passes(monkeypatch)
-    monkeypatch.setattr(generation, "_HELD_BYTES", int(held) << 30)
+    monkeypatch.setattr(generation, "HELD_BYTES", int(held) << 30)
     monkeypatch.setattr(StreamedModel, "new_cache", lambda self: forgetful(known))
     prompts = [PROMPTS[0], PROMPTS[2]]
     assert greedy(variants, prompts, tokens=24) == variants.expected(tmp_path, prompts, 24)

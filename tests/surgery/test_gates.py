@@ -18,7 +18,7 @@ from vecsurgery.evaluation import Figure, Measured, answer_nll, measure_answers,
 from vecsurgery.forward import Single, losses
 from vecsurgery.recipe.types import GateSpec
 from vecsurgery.report.record import read
-from vecsurgery.surgery import judging
+from vecsurgery.surgery import costs, judging
 from vecsurgery.surgery.api import opened
 from vecsurgery.surgery.judging import CONTINUATIONS, CONTINUED, SMOKE_SAMPLES
 
@@ -254,6 +254,27 @@ def test_a_recipe_without_text_is_looked_at_with_built_in_text(
             (workspace.root / name / "tokenizer.json").unlink()
     record = vecsurgery.run(workspace.write(), workspace.out)
     assert record["gates"][0]["passed"]
+
+
+def test_the_plan_counts_what_judging_takes(judged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vecsurgery.plan(judged.write(), overrides=["evaluate={}"]).judging is None
+    judged.recipe["gates"] = [{"measure": "smoke"}]
+    plan = vecsurgery.plan(judged.write())
+    planned = plan.judging
+    assert planned is not None
+    inputs = opened(judged.root / "recipe.yaml")
+    texts = [*inputs.evaluation.values(), judging.smoke_samples(inputs)]
+    assert planned.tokens == sum(len(sample.ids) for text in texts for sample in text.samples)
+    assert (planned.models, planned.passes) == (3, 1)
+    assert planned.reads == sum(item.reads for item in plan.tensors.values()) + 2 * plan.written
+    assert "evaluate and gates: 3 models" in plan.text()
+    assert plan.to_dict()["judging"]["reads"] == planned.reads
+    monkeypatch.setattr(costs, "HELD_BYTES", 0)
+    monkeypatch.setattr(losses, "_STATES", 1)
+    split = vecsurgery.plan(judged.write()).judging
+    assert split is not None
+    assert split.passes == 3
+    assert split.reads > planned.reads + 60 * plan.written
 
 
 def test_rows_that_serve_twice_are_scored_once(judged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

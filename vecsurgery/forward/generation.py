@@ -20,7 +20,7 @@ from .loading import Compute, Parts, compute_dtype
 from .model import FAULTS, StreamedModel, context_length
 from .variants import Variants
 
-_HELD_BYTES = 1 << 30
+HELD_BYTES = 1 << 30
 """Models whose variants have fewer bytes in float32 are read once and held; larger ones are read in every pass."""
 _TRIED = 2
 """New tokens after which the caches are tested for the first time: the second is the first that depends on them."""
@@ -71,7 +71,7 @@ def greedy(
     ]  # fmt: skip
     every = [sequence for own in rows for sequence in own]
     if any(not sequence.ended for sequence in every):
-        model = StreamedModel(variants, prompts, compute=compute, hold_below=_HELD_BYTES)
+        model = StreamedModel(variants, prompts, compute=compute, hold_below=HELD_BYTES)
         tie = torch.finfo(compute_dtype(variants, compute)).eps ** 0.5
         told = 0.0
 

@@ -8,8 +8,10 @@ from typing import Literal
 
 from vecsurgery.checkpoint.types import TensorInfo
 from vecsurgery.forward import share_a_pass
+from vecsurgery.forward.generation import HELD_BYTES
 from vecsurgery.recipe.types import Step
 from vecsurgery.surgery.inputs import Inputs
+from vecsurgery.surgery.judging import CONTINUATIONS, CONTINUED, judged_models, smoke_samples
 from vecsurgery.surgery.touches import geometry_names
 
 Action = Literal["edit", "scale", "add", "copy"]
@@ -73,6 +75,21 @@ class PlannedFit:
     samples: int
     tokens: int
     models: int
+    passes: int
+    reads: int
+    memory: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class PlannedJudging:
+    """What `evaluate` and gates take at most: `models` models of `tokens` tokens in `passes` passes, and the
+    continuations of `smoke`. `reads`, `memory` in bytes, `flops`: of both.
+    """
+
+    models: int
+    samples: int
+    tokens: int
     passes: int
     reads: int
     memory: int
@@ -229,6 +246,44 @@ def fit_cost(inputs: Inputs, step: Step, tensors: Mapping[str, PlannedTensor]) -
         reads=passes * sum(item.reads for item in tensors.values()),
         memory=4 * max(blocks.values(), default=0) * 4 + states,
         flops=sum(_FIT_MODELS) * 2 * tokens * parameters + passes * projecting,
+    )
+
+
+def judging_cost(inputs: Inputs, tensors: Mapping[str, PlannedTensor]) -> PlannedJudging | None:
+    """The passes behind the writing; None where nothing is asked for.
+
+    Models that are not held are read once for each token of a continuation, and twice for its checks.
+    """
+    gates = inputs.recipe.gates
+    sources = [*inputs.evaluation.values()]
+    sources += [samples for index, samples in inputs.gate_samples.items() if gates[index].data is not None]
+    smoke = any(gate.measure == "smoke" for gate in gates)
+    sources += [smoke_samples(inputs)] if smoke else []
+    if not sources:
+        return None
+    layout, models = inputs.into.layout, judged_models(inputs)
+    lengths = [len(sample.ids) for samples in sources for sample in samples.samples]
+    stored = {name: prod(info.shape) * item_size(info.dtype) for name, info in layout.tensors.items()}
+    written = sum(item.writes for item in tensors.values())
+    blocks: Counter[int] = Counter()
+    for name, info in layout.tensors.items():
+        if info.layer is not None:
+            # into, raw and edited as they are stored, and one of them in float32
+            blocks[info.layer] += stored[name] * 2 + tensors[name].writes + prod(info.shape) * 4
+    together = share_a_pass(sum(lengths), layout.hidden)
+    parameters = sum(prod(info.shape) for info in layout.tensors.values() if len(info.shape) > 1)
+    raw = sum(item.reads for item in tensors.values()) if "raw" in models else 0
+    alone = sum(stored.values()) if together < len(models) or not raw else 0
+    held = sum(prod(info.shape) for info in layout.tensors.values()) * 4 < HELD_BYTES
+    continued = (1 if held else CONTINUED + 2) * written if smoke else 0
+    return PlannedJudging(
+        models=len(models),
+        samples=len(lengths),
+        tokens=sum(lengths),
+        passes=-(-len(models) // together),
+        reads=raw + alone + written + continued,
+        memory=max(blocks.values(), default=0) + (min(together, len(models)) + 1) * sum(lengths) * layout.hidden * 4,
+        flops=2 * parameters * (len(models) * sum(lengths) + (CONTINUATIONS * CONTINUED if smoke else 0)),
     )
 
 

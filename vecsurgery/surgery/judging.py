@@ -55,8 +55,7 @@ def judged(
     sources = _sources(inputs)
     if not sources:
         return Judgement({}, [])
-    needs_raw = bool(inputs.recipe.evaluate) or any(gate.measure == "forgetting" for gate in inputs.recipe.gates)
-    models = [name for name in MODELS if name != "raw" or needs_raw]
+    models = judged_models(inputs)
     # One reader of `into` for itself and for raw, which asks for the same tensor next.
     weights = {"into": raw.into, "raw": raw, "edited": edited}
     scores = _scored(Several([weights[name] for name in models]), sources, compute, progress)
@@ -80,6 +79,12 @@ def judged(
     return Judgement(evaluation, gates)
 
 
+def judged_models(inputs: Inputs) -> list[str]:
+    """The models that are measured: raw only where something is compared with it."""
+    needs_raw = bool(inputs.recipe.evaluate) or any(gate.measure == "forgetting" for gate in inputs.recipe.gates)
+    return [name for name in MODELS if name != "raw" or needs_raw]
+
+
 def _key(index: int) -> str:
     """Name of a gate's rows; no name of `evaluate` has a space."""
     return f"gate {index}"
@@ -90,7 +95,7 @@ def _sources(inputs: Inputs) -> dict[str, Source]:
     sources = {name: Source(samples) for name, samples in inputs.evaluation.items()}
     for index, gate in enumerate(inputs.recipe.gates):
         if gate.measure == "smoke":
-            sources[_key(index)] = Source(_smoke_samples(inputs))
+            sources[_key(index)] = Source(smoke_samples(inputs))
         else:
             sources[_key(index)] = Source(_as_asked(gate, inputs.gate_samples[index]))
     return sources
@@ -105,7 +110,7 @@ def _as_text(samples: Samples) -> Samples:
     return replace(samples, samples=tuple(replace(sample, answer=(), answers=False) for sample in samples.samples))
 
 
-def _smoke_samples(inputs: Inputs) -> Samples:
+def smoke_samples(inputs: Inputs) -> Samples:
     """The first calibration samples that were made for `into`, or a few built-in sentences where there are none: a
     geometry of another model has the ids of its tokenizer.
     """

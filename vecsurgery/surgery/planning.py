@@ -24,9 +24,11 @@ from vecsurgery.progress import Progress, silent
 from vecsurgery.surgery.costs import (
     PlannedFit,
     PlannedGeometry,
+    PlannedJudging,
     PlannedTensor,
     fit_cost,
     geometry_cost,
+    judging_cost,
     output_type,
     tensor_cost,
 )
@@ -46,6 +48,8 @@ class Plan:
     tensors: Mapping[str, PlannedTensor]
     geometry: Mapping[str, PlannedGeometry]
     fits: Mapping[str, PlannedFit]
+    judging: PlannedJudging | None
+    """`evaluate` and gates; None where the recipe has neither."""
     shards: tuple[ShardPlan, ...]
     changed: Mapping[str, frozenset[str]]
     """Delta name → parameters that differ."""
@@ -111,11 +115,12 @@ class Plan:
             "measuring": max((plan.memory for plan in self.geometry.values()), default=0),
             "fitting": max((plan.memory for plan in self.fits.values()), default=0),
             "writing": max((item.memory for item in self.tensors.values()), default=0),
+            "evaluating": self.judging.memory if self.judging else 0,
         }
 
     @property
     def memory(self) -> int:
-        """Anonymous bytes at the peak: the largest of measuring, fitting and writing."""
+        """Anonymous bytes at the peak: the largest of all phases."""
         return max(self.phase_memory.values())
 
     def left_out(self) -> list[tuple[str, str, str]]:
@@ -152,6 +157,7 @@ class Plan:
             "tensors": [asdict(item) for item in self.tensors.values()],
             "geometry": [asdict(item) for item in self.geometry.values()],
             "fits": [asdict(item) for item in self.fits.values()],
+            "judging": asdict(self.judging) if self.judging else None,
             "left_out": [{"tensor": name, "step": step, "delta": delta} for name, step, delta in self.left_out()],
             "others": [
                 {"delta": delta, "step": step, "treatment": treatment, "tensors": names}
@@ -168,7 +174,8 @@ class Plan:
     def totals(self) -> dict[str, int]:
         """Sums over the run: tensors by action, bytes read and written, peak memory, disk, flops."""
         actions = Counter(item.action for item in self.tensors.values())
-        passes: tuple[PlannedGeometry | PlannedFit, ...] = (*self.geometry.values(), *self.fits.values())
+        passes: list[PlannedGeometry | PlannedFit | PlannedJudging] = [*self.geometry.values(), *self.fits.values()]
+        passes += [self.judging] if self.judging else []
         return {
             **{f"tensors_{action}": actions[action] for action in ("edit", "scale", "add", "copy")},
             "reads": sum(item.reads for item in self.tensors.values()) + sum(item.reads for item in passes),
@@ -198,7 +205,7 @@ def make_plan(inputs: Inputs, *, compute: Compute = "float32", progress: Progres
         inputs.recipe.output.shard_size,
     )
     fits = {step.id: fit_cost(inputs, step, tensors) for step in inputs.recipe.steps if step.verb == "fit"}
-    return Plan(inputs, tensors, geometry, fits, tuple(shards), changed, compute)
+    return Plan(inputs, tensors, geometry, fits, judging_cost(inputs, tensors), tuple(shards), changed, compute)
 
 
 def _answers(samples: Samples) -> str:

@@ -15,7 +15,7 @@ _LISTED = 8
 
 def plan_text(plan: "Plan") -> str:
     """Render a plan for people; `Plan.to_dict` has every tensor."""
-    parts = [_head(plan), _geometry(plan), _fits(plan), _blocks(plan), _skipped(plan), _totals(plan)]
+    parts = [_head(plan), _geometry(plan), _fits(plan), _judging(plan), _blocks(plan), _skipped(plan), _totals(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -52,6 +52,17 @@ def _fits(plan: "Plan") -> str:
         f"for {entry.models} models of {entry.tokens} tokens in {entry.samples} samples; reads "
         f"{readable(entry.reads)}, memory {readable(entry.memory)}, {_flops(entry.flops)}"
         for entry in plan.fits.values()
+    )
+
+
+def _judging(plan: "Plan") -> str:
+    entry = plan.judging
+    if entry is None:
+        return ""
+    return (
+        f"evaluate and gates: {entry.models} models of {entry.tokens} tokens in {entry.samples} samples, "
+        f"{entry.passes} pass{'es' if entry.passes != 1 else ''}; reads {readable(entry.reads)}, memory "
+        f"{readable(entry.memory)}, {_flops(entry.flops)}"
     )
 
 
