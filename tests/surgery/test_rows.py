@@ -219,3 +219,9 @@ def test_a_fit_of_models_in_memory_is_refused_clearly(judged: Workspace) -> None
             deltas={"change": judged.root / "tuned"},
             steps=[{"fit": "amplify", "data": str(judged.root / "forget.jsonl")}],
         )
+
+
+def test_the_plan_refuses_rows_that_serve_twice_too(judged: Workspace) -> None:
+    judged.recipe["evaluate"]["forget"] = "forget.jsonl"
+    with pytest.raises(InputError, match="rows are used twice"):
+        vecsurgery.plan(judged.write())

@@ -76,8 +76,10 @@ def check(
 def plan(recipe: str | Path, *, overrides: Sequence[str] = (), progress: Progress = silent) -> "Plan":
     """Resolve a recipe to every tensor, cost and file, without running it. Raises: InputError."""
     inputs = opened(recipe, overrides)
+    from vecsurgery.surgery.disjoint import require_disjoint
     from vecsurgery.surgery.planning import make_plan
 
+    require_disjoint(inputs)
     return make_plan(inputs, progress=progress)
 
 

@@ -86,7 +86,7 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
             with preview(partial, config, index_text(plan.shards)) as edited:
                 judgement = judged(inputs, raw, edited, compute=compute, progress=progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
-        record["fits"] = [_fit_record(inputs, each, partial) for each in coefficients.values()]
+        record["fits"] = [_fit_record(plan, each, partial) for each in coefficients.values()]
         record["evaluation"], record["gates"] = judgement.evaluation, judgement.gates
         record["files"][CONFIG_FILE] = hashlib.sha256(config).hexdigest()
         _finish(plan, record, partial)
@@ -105,7 +105,8 @@ def _failure(judgement: Judgement, folder: Path) -> str:
     )
 
 
-def _fit_record(inputs: Inputs, found: Coefficients, partial: Partial) -> FitRecord:
+def _fit_record(plan: Plan, found: Coefficients, partial: Partial) -> FitRecord:
+    inputs = plan.inputs
     step = next(step for step in inputs.recipe.steps if step.id == found.step)
     file = f"{FOLDER}/{coefficient_file(step)}"
     assert step.data is not None  # the grammar: a fit has data
@@ -113,7 +114,7 @@ def _fit_record(inputs: Inputs, found: Coefficients, partial: Partial) -> FitRec
         step=found.step,
         method=found.method,
         delta=found.delta,
-        tensors=len(found.tensors),
+        tensors=sum(inputs.into.layout.tensors[name].parameter in plan.changed[found.delta] for name in found.tensors),
         rows=len(inputs.fit_samples[step.id].samples),
         facts=dict(found.facts),
         curve=[
