@@ -23,10 +23,10 @@ def _evaluation() -> Evaluation:
 def test_text_is_aligned_and_says_what_is_missing() -> None:
     assert report.evaluation_text(_evaluation()) == (
         "forget: 3 to 4 rows (should be forgotten)\n"
-        "measure      unit    before     after\n"
-        "answer NLL   nats      5.25  0.000123\n"
-        "truth ratio  0 to 1       –         –\n"
-        "leak@2       0 to 1       0         –\n"
+        "measure      unit    before     after  good is\n"
+        "answer NLL   nats      5.25  0.000123     high\n"
+        "truth ratio  0 to 1       –         –     high\n"
+        "leak@2       0 to 1       0         –      low\n"
         "\n"
         "general: 1 row\n"
         "measure     unit         before  after\n"

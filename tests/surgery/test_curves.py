@@ -13,6 +13,7 @@ from vecsurgery.checkpoint import Stored
 from vecsurgery.cli import main
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation import answer_nll
+from vecsurgery.report import curve_text
 from vecsurgery.surgery.api import opened
 from vecsurgery.surgery.curves import scaled_to
 
@@ -92,6 +93,7 @@ def test_the_command_prints_tables_or_json_and_draws(drawn: Workspace) -> None:
     shown = CliRunner().invoke(main, ["curve", str(drawn.write()), "--points", "3", "--picture", str(picture)])
     assert shown.exit_code == 0, shown.output
     assert "at equal forgetting" in shown.output
+    assert "Ratio: damage of retain_energy" in shown.output
     assert picture.read_text().startswith("<?xml")
     as_json = CliRunner().invoke(main, ["curve", str(drawn.write()), "--points", "3", "--json"])
     assert json.loads(as_json.stdout)["delta"] == "change"
@@ -110,3 +112,18 @@ def test_the_raw_delta_is_scaled_to_a_loss(drawn: Workspace) -> None:
         point.retain_nll, rel=1e-5
     )
     assert scaled_to(drawn.root / "recipe.yaml", 1e3) is None
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ([0.8, None, 0.75], "It is 0.75 to 0.8 here:\nit is better than scaling at each of these levels."),
+        ([1.0, 1.25], "It is 1 to 1.25 here:\nscaling the raw delta is as good or better, and simpler."),
+        ([0.5, 1.5], "it depends on the level which of the two is better."),
+        ([None], "No level of forgetting is reached by both"),
+    ],
+)
+def test_the_curve_ends_with_what_it_says_about_the_method(ratios: list[float | None], expected: str) -> None:
+    levels = [{"forgetting": 0.5, "method": 1.0, "scaling": 1.0, "ratio": ratio} for ratio in ratios]
+    text = curve_text({"name": "clean", "delta": "d", "method": [], "scaling": [], "levels": levels})
+    assert expected in text.split("\n\n")[-1]

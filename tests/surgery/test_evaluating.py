@@ -76,7 +76,8 @@ def test_a_table_has_a_column_for_each_model_and_a_block_for_each_data_source(he
     assert [block[0] for block in blocks[:3]] == [
         "forget: 4 rows (should be forgotten)", "retain: 5 rows", "general: 3 rows",
     ]  # fmt: skip
-    assert all(block[1].split() == ["measure", "unit", "before", "unlearned"] for block in blocks[:3])
+    columns = ["measure", "unit", "before", "unlearned"]
+    assert [block[1].split() for block in blocks[:3]] == [[*columns, "good", "is"], [*columns, "good", "is"], columns]
     assert any(line.startswith("capped answer loss  nats") for line in blocks[0])
     assert [line.split()[0] for line in blocks[2][2:]] == ["perplexity"]
     assert "before: measuring" in result.stderr
@@ -137,9 +138,9 @@ def test_figures_of_a_file_stand_beside_those_of_models(here: Path, tmp_path: Pa
     result = invoke("original", path, "--forget", "forget.jsonl")
     assert result.exit_code == 0, result.output
     header = next(line for line in result.stdout.splitlines() if line.startswith("measure"))
-    assert header.split() == ["measure", "unit", "original", "theirs"]
+    assert header.split() == ["measure", "unit", "original", "theirs", "good", "is"]
     row = next(line for line in result.stdout.splitlines() if line.startswith("row probability"))
-    assert row.split()[-1] == "0.123"
+    assert row.split()[-2:] == ["0.123", "low"]
     assert "model_utility" in result.stdout
     assert "how they were measured is not known here" in result.stdout
 
@@ -243,8 +244,12 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("data with a slash", ["original", "--data", "a/b=general.jsonl"], "text without slashes"),
     ("no answers", ["original", "--retain", "general.jsonl", "--generate"], "no row of the data has an answer"),
     ("nothing to leak", ["original", "--retain", "retain.jsonl", "--samples", "2"], "no forget data with answers"),
-    ("k without samples", ["original", "--forget", "forget.jsonl", "--leak", "2"], "from 0 sampled answers"),
-    ("k", ["original", "--forget", "forget.jsonl", "--samples", "2", "--leak", "3"], "leak@k for k of [3] from 2"),
+    ("k without samples", ["original", "--forget", "forget.jsonl", "--leak", "2"], "and 0 are sampled"),
+    (
+        "k",
+        ["original", "--forget", "forget.jsonl", "--samples", "2", "--leak", "3"],
+        "leak@3: the best of k",
+    ),
     ("temperature", ["original", "--forget", "forget.jsonl", "--samples", "2", "--temperature", "0"], "temperature 0"),
     ("top_p", ["original", "--forget", "forget.jsonl", "--samples", "2", "--top-p", "1.5"], "top_p 1.5"),
     ("rows", ["original", "--forget", "forget.jsonl", "--rows", "2-9"], "there are 4 rows"),

@@ -24,6 +24,7 @@ def curve_text(curve: Mapping[str, Any]) -> str:
         [curve["name"], *_points(curve["method"])],
         ["the raw delta, scaled", *_points(curve["scaling"])],
         ["at equal forgetting", *_levels(curve)],
+        _conclusion(curve),
     ]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
@@ -61,6 +62,22 @@ def _levels(curve: Mapping[str, Any]) -> list[str]:
         for level in curve["levels"]
     ]
     return table(["forgetting", f"damage, {curve['name']}", "damage, scaled", "ratio"], rows, left=1)
+
+
+def _conclusion(curve: Mapping[str, Any]) -> list[str]:
+    """What the ratios say about the method."""
+    ratios = [level["ratio"] for level in curve["levels"] if level["ratio"] is not None]
+    if not ratios:
+        return ["No level of forgetting is reached by both, so that they cannot be compared."]
+    low, high = _cell(min(ratios)), _cell(max(ratios))
+    between = low if low == high else f"{low} to {high}"
+    if max(ratios) < 1.0:
+        better = "it is better than scaling at each of these levels"
+    elif min(ratios) >= 1.0:
+        better = "scaling the raw delta is as good or better, and simpler"
+    else:
+        better = "it depends on the level which of the two is better"
+    return [f"Ratio: damage of {curve['name']} over that of scaling. It is {between} here:", f"{better}."]
 
 
 def _cell(value: float | None) -> str:

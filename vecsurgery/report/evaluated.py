@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation.catalogue import FORGET, measure, order
 from vecsurgery.evaluation.types import Evaluation
+from vecsurgery.report import judged
 from vecsurgery.report.numbers import counted
 from vecsurgery.report.pictures import ON_WHITE, require_picture, save
 from vecsurgery.report.plain import figure, table
@@ -20,17 +21,25 @@ _PANELS = 4
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
-    """Aligned tables, one for each data source: a measure a line, with its unit, and a model a column."""
+    """Aligned tables, one for each data source: a measure a line, with its unit, and a model a column.
+
+    Data with the role of forget or retain have a last column that says where a good model stands.
+    """
     labels = [model.label for model in evaluation.models]
     blocks = []
     for data in _sources(evaluation):
+        names = _shown(evaluation, data)
+        ends = [judged.good(data, name) for name in names]
         rows = []
-        for name in _shown(evaluation, data):
+        for name in names:
             described = measure(name)
             values = [evaluation.value(label, data, name) for label in labels]
             rows.append([described.title, described.unit, *(_cell(value) for value in values)])
+        if rows and any(ends):
+            rows = [[*row, end] for row, end in zip(rows, ends, strict=True)]
         if rows:
-            blocks.append([_title(evaluation, data), *table(["measure", "unit", *labels], rows, left=2)])
+            header = ["measure", "unit", *labels, *(["good is"] if any(ends) else [])]
+            blocks.append([_title(evaluation, data), *table(header, rows, left=2)])
     warnings = [f"- {line}" for line in evaluation.warnings]
     blocks.append([f"Warnings ({len(warnings)})", *warnings] if warnings else [])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"

@@ -125,7 +125,8 @@ def _require_possible(
         raise InputError("sampling answers for leak@k: there is no forget data with answers; give --forget FILE")
     if not all(1 <= k <= count for k in settings.leak):
         raise InputError(
-            f"leak@k for k of {list(settings.leak)} from {count} sampled answers; expected 1 ≤ k ≤ samples (--samples)"
+            f"leak@{', leak@'.join(map(str, settings.leak))}: the best of k answers needs at least k of them, and "
+            f"{count} are sampled; give more --samples, or --leak from 1 to their number"
         )
     if settings.longest < 1:
         raise InputError(f"generating at most {settings.longest} tokens; expected at least 1")
