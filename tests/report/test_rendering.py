@@ -125,6 +125,9 @@ def test_a_norm_that_rounding_multiplied_does_not_flatten_the_picture():
     changed = record()
     changed["matrices"][0]["stored"]["retain"]["norm_ratio_stored"] = 31.0
     assert "×21.9" in report.html(changed)
+    for matrix_ in changed["matrices"]:
+        matrix_["stored"]["retain"]["norm_ratio_stored"] = 2.1
+    assert "×" not in report.html(changed).split("<svg")[1].split("</svg>")[0]
     assert "×" not in report.html(record()).split("<svg")[1].split("</svg>")[0]
 
 

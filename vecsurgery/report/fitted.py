@@ -141,7 +141,9 @@ def tiles(fit: FitRecord) -> list[tuple[str, str]]:
     shown = [(times(fit), f"factor of {fit['delta']}, found by {fit['step']}")] if "factor" in facts else []
     if "share" in facts:
         reached = "" if met(fit) else ", less than the target"
-        shown.append((percent(facts["share"]), f"of the raw forgetting is kept{reached}"))
+        shown.append(
+            (percent(facts["share"]), f"of the raw forgetting is kept on its {counted(fit['rows'], 'row')}{reached}")
+        )
     return shown
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def html(record: Record, *, worst: int = 10) -> str:
-    """Render a record as a self-contained page: verdict, gates, sources, steps, fits, evaluation, pictures and tables
+    """Render a record as a self-contained page: verdict, gates, evaluation, sources, steps, fits, pictures and tables
     per layer and matrix.
 
     Names from the record (models, tensors, warnings) are escaped; the same record gives the same bytes.

@@ -7,6 +7,7 @@ The same bytes for the same record: no date, no outside resource. Text and axes 
 import io
 import re
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from vecsurgery.errors import InputError, RunError
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HIGHEST = 1.5
-"""Where bars of the kept norm are cut; a change of small norm that rounding multiplied would hide the others."""
+"""Where bars of the kept norm are cut, as a multiple of their median or of 1; a change of small norm that rounding
+multiplied would hide the others."""
 _INK = "#010203"
 """A colour nothing else uses; becomes currentColor in the SVG."""
 _BEFORE, _INTENDED, _STORED = "#9aa0a6", "#e8912d", "#2f7fd0"
@@ -106,7 +108,8 @@ def _bias(axes: "Axes", changes: dict[int, summary.Change]) -> None:
 
 def _norm(axes: "Axes", changes: dict[int, summary.Change]) -> None:
     ratios = [(layer, change.norm_ratio) for layer, change in changes.items() if change.norm_ratio is not None]
-    top = min(_HIGHEST, max([1.0, *(1.05 * ratio for _, ratio in ratios)]))
+    usual = max(1.0, median([ratio for _, ratio in ratios] or [1.0]))
+    top = min(_HIGHEST * usual, max([1.0, *(1.05 * ratio for _, ratio in ratios)]))
     axes.set_ylim(0, top)
     for layer, ratio in ratios:
         clipped = ratio > top
@@ -156,9 +159,12 @@ def _against_factor(
             axes.annotate(name, place, xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
     if "factor" in facts:
         axes.axvline(facts["factor"], color=_INK, linewidth=0.8, linestyle=":", zorder=1)
-        place = (facts["factor"], 0.5)
-        chosen = f"{fitted.times(fit)} "
-        axes.annotate(chosen, place, xycoords=("data", "axes fraction"), ha="right", fontsize=8)
+        # Beside the line at the end of the curve that is farther away: losses rise with the factor, probabilities fall.
+        rising = values[-1] >= values[0]
+        place = (facts["factor"], 0.15 if rising else 0.98)
+        chosen = f" {fitted.times(fit)}"
+        above = "bottom" if rising else "top"
+        axes.annotate(chosen, place, xycoords=("data", "axes fraction"), ha="left", va=above, fontsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(base=2))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

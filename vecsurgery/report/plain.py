@@ -13,17 +13,17 @@ _LISTED = 4
 
 
 def text(record: Record, *, worst: int = 10) -> str:
-    """Render a record: verdict, gates, warnings, sources, steps, fits, evaluation, bias per layer on the stored
+    """Render a record: verdict, gates, warnings, evaluation, sources, steps, fits, bias per layer on the stored
     weights, the `worst` matrices, what was not edited, times.
     """
     sections: list[Callable[[Record], list[str]]] = [
         _head,
         _gates,
         _warnings,
+        _evaluation,
         _sources,
         _steps,
         _fits,
-        _evaluation,
         _outcomes,
         lambda record: [line for name in summary.totals(record) for line in _worst(record, name, worst)],
         _passed,
@@ -86,7 +86,7 @@ def sources(record: Record) -> list[tuple[str, str]]:
         changed = f", {counted(delta['changed'], 'tensor')} changed" if "changed" in delta else ""
         lines.append((f"delta {name}", described + weighed + changed))
     for name, item in record["geometry"].items():
-        counts = wording.counts(item["counts"])
+        counts = wording.counts({what: count for what, count in item["counts"].items() if what != "positions"})
         positions = f"{counted(item['tokens'], 'position')} at {counted(item['sites'], 'site')}"
         lines.append((f"geometry {name}", f"{positions}; tokens: {item['rule']}" + (f"; {counts}" if counts else "")))
     return lines
