@@ -75,6 +75,7 @@ def test_what_is_not_cached_is_named_all_at_once_before_anything_is_fetched() ->
     assert len(lines) == 2
     assert lines[0].startswith("  fetching 'org/absent' from the hub: ")
     assert all("HF_HUB_OFFLINE" in line and "not completely, in the cache" in line for line in lines)
+    assert all("There is no folder of this name" in line for line in lines)
     with pytest.raises(InputError, match=r"^fetching 'org/absent'"):
         plan_download(references[:2])
     assert plan_download([_hub("org/model")]) == 0

@@ -19,6 +19,8 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 _LEFT_OUT = ["*/*", "consolidated*", "training_args.bin", "optimizer*", "scheduler*", "rng_state*"]
 """Subfolders (other formats) and second copies of the weights."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_FOLDER = "There is no folder of this name; if one is meant, look at its spelling."
+"""Ends messages about hub ids that are not found: a misspelt folder is taken for one."""
 
 
 def resolve(reference: Reference, *, offline: bool | None = None) -> Path:
@@ -129,7 +131,9 @@ def _ask_hub(reference: Reference, weights: str, **options: Any) -> Any:
     except errors.RevisionNotFoundError as fault:
         raise InputError(f"{what}: it has no revision {reference.revision!r}.") from fault
     except errors.RepositoryNotFoundError as fault:
-        raise InputError(f"{what}: no such model, or a private one: then `hf auth login` first.") from fault
+        raise InputError(
+            f"{what}: no such model, or a private one: then `hf auth login` first. {_NO_FOLDER}"
+        ) from fault
     except errors.LocalEntryNotFoundError as fault:
         reason = (
             "the network is switched off (HF_HUB_OFFLINE) and it is not, or not completely, in the cache; fetch it "
@@ -137,7 +141,7 @@ def _ask_hub(reference: Reference, weights: str, **options: Any) -> Any:
             if options["local_files_only"]
             else "the hub cannot be reached, and it is not, or not completely, in the cache; try again"
         )
-        raise InputError(f"{what}: {reason}, or give a local folder.") from fault
+        raise InputError(f"{what}: {reason}, or give a local folder. {_NO_FOLDER}") from fault
     except errors.DryRunError:
         raise
     except (OSError, ValueError, http_error) as fault:

@@ -38,8 +38,8 @@ def _geometry(plan: "Plan") -> str:
             lines.append(f"geometry {entry.name}: read from a file, {len(entry.sites)} sites")
             continue
         lines.append(
-            f"geometry {entry.name}: {len(entry.sites)} sites in {entry.blocks} blocks, {entry.positions} positions in "
-            f"{entry.samples} samples ({entry.tokens} tokens fed); reads {readable(entry.reads)}, memory "
+            f"geometry {entry.name}: {len(entry.sites)} sites in {entry.blocks} blocks, {entry.positions:,} positions "
+            f"in {entry.samples:,} samples ({entry.tokens:,} tokens fed); reads {readable(entry.reads)}, memory "
             f"{readable(entry.memory)}, {_flops(entry.flops)}, file at most {readable(entry.bytes)}"
         )
         lines.append(f"  {counts(entry.counts)}")
@@ -49,7 +49,7 @@ def _geometry(plan: "Plan") -> str:
 def _fits(plan: "Plan") -> str:
     return "\n".join(
         f"fit {entry.step} ({entry.method} of {entry.delta}): {entry.tensors} matrices, at most {entry.passes} passes "
-        f"for {entry.models} models of {entry.tokens} tokens in {entry.samples} samples; reads "
+        f"for {entry.models} models of {entry.tokens:,} tokens in {entry.samples:,} samples; reads "
         f"{readable(entry.reads)}, memory {readable(entry.memory)}, {_flops(entry.flops)}"
         for entry in plan.fits.values()
     )
@@ -60,7 +60,7 @@ def _judging(plan: "Plan") -> str:
     if entry is None:
         return ""
     return (
-        f"evaluate and gates: {entry.models} models of {entry.tokens} tokens in {entry.samples} samples, "
+        f"evaluate and gates: {entry.models} models of {entry.tokens:,} tokens in {entry.samples:,} samples, "
         f"{entry.passes} pass{'es' if entry.passes != 1 else ''}; reads {readable(entry.reads)}, memory "
         f"{readable(entry.memory)}, {_flops(entry.flops)}"
     )
