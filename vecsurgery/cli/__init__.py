@@ -57,8 +57,9 @@ def main() -> None:
 
     \b
     A recipe says which difference, what it must not disturb, and where it goes:
-      vecsurgery new retain             copy a shipped recipe, then edit it
-      vecsurgery check retain.yaml      are these models and files fit for it?
-      vecsurgery plan retain.yaml       what will be read, written and computed
-      vecsurgery run retain.yaml OUT    do it; OUT is a model folder with a report
+      vecsurgery new sage             copy a shipped recipe, then put your models and data into it
+      vecsurgery check sage.yaml      are these models and files fit for it?
+      vecsurgery plan sage.yaml       what will be read, written and computed
+      vecsurgery curve sage.yaml      is it better than scaling the difference by one number?
+      vecsurgery run sage.yaml OUT    do it; OUT is a model folder with a report
     """

@@ -22,8 +22,10 @@ def command(name: str | None, path: Path | None) -> None:
     from vecsurgery.recipe import shipped
 
     if name is None:
-        for known in shipped.names():
-            click.echo(f"{known:10}  {shipped.summary(known)}")
+        names = shipped.names()
+        width = max(map(len, names))
+        for known in names:
+            click.echo(f"{known:{width}}  {shipped.summary(known)}")
         return
     written = shipped.copy(name, path if path is not None else Path(f"{name.removesuffix('.yaml')}.yaml"))
     click.echo(f"wrote {written}; put your models and data in it, then: vecsurgery check {written}")
