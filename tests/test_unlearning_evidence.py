@@ -7,8 +7,9 @@ import pytest
 from support import models
 
 from benchmarks.unlearning import __main__ as command
-from benchmarks.unlearning import matching, rows
-from benchmarks.unlearning.settings import Split, tiny
+from benchmarks.unlearning import matching, pilot, rows
+from benchmarks.unlearning.settings import UNLEARNERS, Split, tiny
+from benchmarks.unlearning.work import open_work
 
 
 def _tofu(folder: Path, split: Split, authors: int) -> Path:
@@ -99,3 +100,15 @@ def test_every_stage_runs_once_at_a_tiny_size(tmp_path: Path) -> None:
         "unlearning-curves.svg",
         "unlearning-relearning.svg",
     }
+
+
+@pytest.mark.parametrize("unlearner", [unlearner.name for unlearner in UNLEARNERS])
+def test_the_pilot_watches_an_unlearner_from_the_original_on(tmp_path: Path, unlearner: str) -> None:
+    data = _tofu(tmp_path / "data", tiny().split, 12)
+    model = models.checkpoint(tmp_path / "model", "llama")
+    work = open_work(tmp_path / "work", model, data, tiny(), 0, print)
+    watched = pilot.watch(work, unlearner, rate=2e-3, steps=4, every=2)
+    assert [row["step"] for row in watched] == [0, 2, 4]
+    before, after = watched[0]["forget nll"], watched[-1]["forget nll"]
+    assert after > before or (unlearner == "rmu" and after != before)  # RMU steers hidden states, not answers
+    assert not [path for path in work.folder.iterdir() if path.name not in ("rows", "models", "training")]

@@ -18,11 +18,16 @@ from benchmarks.unlearning.work import Work
 from vecsurgery.calibration.types import Sample
 
 
-def make_models(work: Work) -> None:
-    """Train whatever the work folder lacks; stored in float32, as training left it."""
+def make_original(work: Work) -> None:
+    """Draw the rows and fine-tune the original, unless they are there."""
     if not work.rows("learned").exists():
         rows.write(work.rows("learned").parent, rows.parts(work.data, work.settings.split, work.seed))
     _stored(work, "original", lambda: _fine_tuned(work, "learned"))
+
+
+def make_models(work: Work) -> None:
+    """Train whatever the work folder lacks; stored in float32, as training left it."""
+    make_original(work)
     if work.seed in work.settings.reference_seeds:
         _stored(work, "reference", lambda: _fine_tuned(work, "retain"))
     for unlearner in work.settings.unlearners:
