@@ -216,7 +216,7 @@ def test_rows_limit_and_seed_choose_the_same_rows_for_every_model(here: Path) ->
         )
     )
     assert content["settings"]["retain"] == {
-        "template": "auto", "rows": [1, 3], "limit": 2, "max_length": None, "seed": 4,
+        "template": "auto", "rows": [1, 3], "limit": 2, "max_tokens": None, "max_length": None, "seed": 4,
     }  # fmt: skip
     assert [each["data"]["retain"]["rows"] for each in content["models"].values()] == [2, 2]
     assert content["warnings"] == []
