@@ -195,3 +195,10 @@ def test_what_is_found_survives_its_file() -> None:
     found = _fit(Model(lambda factor: factor))
     assert Coefficients.from_json(found.to_json(), where="here") == found
     assert (found.step, found.method, found.delta) == ("amplify", "amplify", "unlearning")
+
+
+def test_answers_that_into_hardly_knew_are_told() -> None:
+    model = Model(lambda factor: 4.0 + 0.5 * factor, into=4.0, raw=6.0)
+    (warning,) = _fit(model, share=0.5).warnings
+    assert "mean token probability of 0.018: it hardly knew them" in warning
+    assert _fit(Model(lambda factor: factor), share=0.5).warnings == ()

@@ -138,3 +138,19 @@ def test_a_run_that_was_killed_as_its_geometry_was_finished_leaves_no_journal_of
     (partial / "surgery" / "retain.safetensors.journal").write_text("{}\n")
     vecsurgery.run(sharded.write(), sharded.out)
     assert contents(sharded.out) == expected
+
+
+def test_a_resumed_run_says_what_it_found(sharded: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(running, "publish", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            vecsurgery.run(sharded.write(), sharded.out)
+    told: list[tuple[str, float, float]] = []
+    vecsurgery.run(
+        sharded.write(), sharded.out, progress=lambda stage, done, total, _: told.append((stage, done, total))
+    )
+    (found,) = [entry for entry in told if entry[0] == "going on in out.partial"]
+    assert found[1] == found[2] > 1

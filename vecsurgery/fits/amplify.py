@@ -16,6 +16,9 @@ POINTS = 9
 """Factors that one pass asks about: over the range first, then inside the bracket of the first crossing."""
 GROWTH = 3.0
 """a·‖D′‖/‖D‖ above which a warning is due: the result is then far outside of what was trained."""
+KNOWN = 0.1
+"""Mean token probability of the answers under `into` below which a warning is due: what was not known cannot be
+forgotten, and shares of it mean little."""
 SHARE = 0.9
 """Share of the raw forgetting that is aimed at where the options name no target."""
 
@@ -126,6 +129,11 @@ def amplify(
         warnings.append(
             f"`into` itself meets the target, {target.text(target.level)}, with {target.text(target.rising(into))}: "
             "the target says nothing about forgetting"
+        )
+    if into.probability < KNOWN:
+        warnings.append(
+            f"`into` gives these answers a mean token probability of {into.probability:.2g}: it hardly knew them, so "
+            "there is little to forget, and shares of it mean little"
         )
     if growth > GROWTH:
         warnings.append(

@@ -74,6 +74,9 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
         plan = make_plan(inputs, compute=compute, progress=progress)
         require_disk(plan, out)
     with open_partial(out, plan.hash, inputs=inputs.folders) as partial:
+        if partial.resumed:
+            finished = len(partial.journal.finished())
+            progress(f"going on in {partial.path.name}", finished, len(plan.shards), "weight files")
         config = config_bytes(inputs.into.folder, inputs.recipe.output.dtype)
         with clock.phase("measure"):
             geometries = measured(plan, partial.path / FOLDER, progress)
@@ -101,7 +104,8 @@ def _failure(judgement: Judgement, folder: Path) -> str:
     count = len(judgement.failed)
     return (
         f"the result does not pass {count} of {len(judgement.gates)} gates, so it was kept as {folder} "
-        f"with its report:{reasons}\nchange the recipe, or its gates, and run it again"
+        f"with its report (`vecsurgery report {folder.name}`):{reasons}\n"
+        "change the recipe, or its gates, and run it again"
     )
 
 
