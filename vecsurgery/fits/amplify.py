@@ -26,7 +26,7 @@ SHARE = 0.9
 class Amplify(BaseModel):
     """Options of `fit: amplify`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     share: float | None = Field(
         default=None,

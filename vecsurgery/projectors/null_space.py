@@ -23,7 +23,7 @@ _SINGLE = 2.0**-23
 class NullSpace(BaseModel):
     """Options of `project: null_space`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     geometry: str = Field(
         min_length=1,

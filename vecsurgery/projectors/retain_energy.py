@@ -23,7 +23,7 @@ _ENLARGED = 3.0
 class RetainEnergy(BaseModel):
     """Options of `project: retain_energy`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     geometry: str = Field(
         min_length=1,

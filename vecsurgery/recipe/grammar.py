@@ -133,7 +133,7 @@ Role = Literal["q", "k", "v", "o", "gate", "up", "down", "other"]
 class _Keys(BaseModel):
     """A map of the recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False, defer_build=True)
 
 
 class DataKeys(_Keys):
