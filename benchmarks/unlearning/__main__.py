@@ -59,7 +59,8 @@ def _models(work: Work, _unlearners: Sequence[str]) -> None:
 
 
 def _sensitivity(work: Work, _unlearners: Sequence[str]) -> None:
-    work.once("sensitivity", lambda: sensitivity(work))
+    if work.seed in work.settings.sensitivity.seeds:
+        work.once("sensitivity", lambda: sensitivity(work))
 
 
 Stage = Callable[[Work, Sequence[str]], None]

@@ -1,6 +1,6 @@
 """An independent computation of what a run should write: whole models, hooks, float64, no code of the package."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -53,6 +53,22 @@ def delta(tuned: Tensor, base: Tensor, *, transposed: bool) -> Tensor:
     return difference.T if transposed else difference
 
 
+def _at_share(edited: Callable[[float], Tensor], change: Tensor, moment: Tensor, keep: float) -> Tensor:
+    """edited(λ) at the λ, found by bisection, where its bias tr[E C Eᵀ] is `keep` times that of the change."""
+
+    def bias(candidate: Tensor) -> float:
+        return float(torch.trace(candidate @ moment @ candidate.T))
+
+    target = keep * bias(change)
+    low, high = 0.0, 1.0
+    while bias(edited(high)) > target:
+        high *= 2.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if bias(edited(middle)) > target else (low, middle)
+    return edited(high)
+
+
 def retain_energy(change: Tensor, inputs: Tensor, keep: float, rank: int) -> Tensor:
     """argmin_E ‖E − D‖² + λ Σ_{i≤r} w_i ‖E v_i‖², λ such that Σ s_i ‖D′ v_i‖² = keep · Σ s_i ‖D v_i‖², by bisection.
 
@@ -68,17 +84,7 @@ def retain_energy(change: Tensor, inputs: Tensor, keep: float, rank: int) -> Ten
     def edited(strength: float) -> Tensor:
         return change @ torch.linalg.inv(identity + strength * penalty)
 
-    def bias(candidate: Tensor) -> float:
-        return float(torch.trace(candidate @ moment @ candidate.T))
-
-    target = keep * bias(change)
-    low, high = 0.0, 1.0
-    while bias(edited(high)) > target:
-        high *= 2.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if bias(edited(middle)) > target else (low, middle)
-    return edited(high)
+    return _at_share(edited, change, moment, keep)
 
 
 def forget_anchored(change: Tensor, inputs: Tensor, forgotten: Tensor, keep: float) -> Tensor:
@@ -94,17 +100,7 @@ def forget_anchored(change: Tensor, inputs: Tensor, forgotten: Tensor, keep: flo
     def edited(strength: float) -> Tensor:
         return torch.linalg.solve(anchor + strength * moment, anchor @ change.T).T
 
-    def bias(candidate: Tensor) -> float:
-        return float(torch.trace(candidate @ moment @ candidate.T))
-
-    target = keep * bias(change)
-    low, high = 0.0, 1.0
-    while bias(edited(high)) > target:
-        high *= 2.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if bias(edited(middle)) > target else (low, middle)
-    return edited(high)
+    return _at_share(edited, change, moment, keep)
 
 
 def null_space(change: Tensor, inputs: Tensor, rank: int) -> tuple[Tensor, Tensor]:

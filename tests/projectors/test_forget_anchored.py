@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vecsurgery import linalg
 from vecsurgery.delta import Delta, Dense, Edit, Factored
+from vecsurgery.errors import InputError
+from vecsurgery.projectors import _anchored
 from vecsurgery.projectors.retain_energy import PROJECTOR
 
 _SEEDS = st.integers(0, 2**31)
@@ -240,3 +242,12 @@ def test_matrices_of_one_site_share_the_joint_directions(monkeypatch: pytest.Mon
 def test_options_that_do_not_go_with_forget_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         PROJECTOR.options(**{"geometry": "retain", "forget": "forget", "keep": 0.1, **options})
+
+
+def test_more_joint_directions_than_can_be_decomposed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_anchored, "_MOST", 7)
+    _, four = _stored(_moment(1, 40), 4)
+    _, three = _stored(_moment(2, 40), 3)
+    _project(_delta(3), four, three, keep=0.5)
+    with pytest.raises(InputError, match=r"4 and 4 of \d+ directions, 8 together.*at most 7.*max_directions"):
+        _project(_delta(3), four, _stored(_moment(2, 40), 4)[1], keep=0.5)

@@ -12,20 +12,12 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from support import models
 
+from tests.surgery.bad_inputs import Spoil, Table, require_refused
 from tests.surgery.conftest import Workspace
 from vecsurgery.cli import main
 
-Case = tuple[str, Callable[[Workspace], str | None], tuple[str, ...]]
-CASES: list[Case] = []
-
-
-def case(name: str, *expected: str) -> Callable[[Callable[[Workspace], str | None]], None]:
-    """Register a way to spoil the workspace, with words that the error must contain."""
-
-    def register(function: Callable[[Workspace], str | None]) -> None:
-        CASES.append((name, function, expected))
-
-    return register
+CASES = Table()
+case = CASES.case
 
 
 def _edit_json(path: Path, **changes: Any) -> None:
@@ -338,110 +330,14 @@ def _(work: Workspace) -> str:
     return "SET retain_enrgy.keep=0.5"
 
 
-def _fit(work: Workspace, **keys: Any) -> None:
-    """A fit on six rows with answers."""
-    asked, answered = models.sentences(6, seed=70, length=4), models.sentences(6, seed=71, length=4)
-    rows = [{"question": each, "answer": answer} for each, answer in zip(asked, answered, strict=True)]
-    (work.root / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    work.recipe["steps"].append({"fit": "amplify", "data": "forget.jsonl", **keys})
-
-
-@case("a typo in the name of a fit", "recipe.yaml:", "steps[1].fit", "amplfy", "did you mean 'amplify'?")
-def _(work: Workspace) -> None:
-    _fit(work, fit="amplfy")
-
-
-@case("a fit without data", "steps[1].data", "required")
-def _(work: Workspace) -> None:
-    _fit(work, data=None)
-
-
-@case("a fit with two targets", "steps[1]", "share and loss")
-def _(work: Workspace) -> None:
-    _fit(work, share=0.9, loss=2.0)
-
-
-@case("a range that runs backwards", "steps[1]", "0 < least < largest")
-def _(work: Workspace) -> None:
-    _fit(work, range=[8, 1])
-
-
-@case("a reference model that does not exist", "steps[1].reference", "nowhere")
-def _(work: Workspace) -> None:
-    _fit(work, reference="./nowhere")
-
-
-@case("a fit on rows without answers", "step 'amplify'", "no answer", "general.jsonl:1")
-def _(work: Workspace) -> None:
-    models.write_texts(work.root / "general.jsonl", 3, seed=80)
-    _fit(work, data="general.jsonl")
-
-
-@case("a fit of two deltas at once", "steps[1].delta", "one delta", "change, other")
-def _(work: Workspace) -> None:
-    work.recipe["deltas"]["other"] = {"tuned": "base"}
-    _fit(work)
-
-
-@case("evaluation on rows of the fit", "evaluate.forget", "share 6 rows", "forget.jsonl:1")
-def _(work: Workspace) -> None:
-    _fit(work)
-    work.recipe["evaluate"] = {"forget": "forget.jsonl"}
-
-
-@case("evaluation on rows of the geometry", "evaluate.general", "share 24 rows", "retain.jsonl:1")
-def _(work: Workspace) -> None:
-    work.recipe["evaluate"] = {"general": "retain.jsonl"}
-
-
-@case("a retain role without answers", "evaluate.retain", "no answer")
-def _(work: Workspace) -> None:
-    models.write_texts(work.root / "general.jsonl", 3, seed=80)
-    work.recipe["evaluate"] = {"retain": "general.jsonl"}
-
-
-@case("an unknown measure of a gate", "gates[0].measure", "did you mean 'retention'?")
-def _(work: Workspace) -> None:
-    work.recipe["gates"] = [{"measure": "retension", "max": 1.0, "data": "retain.jsonl"}]
-
-
-@case("a gate without its limit", "gates[0].max", "required for perplexity_ratio")
-def _(work: Workspace) -> None:
-    work.recipe["gates"] = [{"measure": "perplexity_ratio", "data": "retain.jsonl"}]
-
-
-@case("a gate without rows", "gates[0].data", "evaluate.forget")
-def _(work: Workspace) -> None:
-    work.recipe["gates"] = [{"measure": "forgetting", "min": 0.9}]
-
-
-@case("gates that are no list", "gates", "[] for none")
-def _(work: Workspace) -> None:
-    work.recipe["gates"] = "none"
-
-
 def test_there_are_at_least_forty_cases() -> None:
-    assert len(CASES) >= 40
-    assert len({name for name, _, _ in CASES}) == len(CASES)
+    assert len(CASES.names) >= 40
+    assert len(set(CASES.names)) == len(CASES.names)
 
 
-@pytest.mark.parametrize(("name", "spoil", "expected"), CASES, ids=[name for name, _, _ in CASES])
-def test_bad_input_is_one_clear_error(
-    workspace: Workspace, name: str, spoil: Callable[[Workspace], str | None], expected: tuple[str, ...]
-) -> None:
-    text = spoil(workspace)
-    options = text.replace("SET ", "--set ").split() if text and text.startswith("SET ") else []
-    recipe = workspace.write(None if options else text)
-    had = sorted(path.name for path in workspace.out.iterdir()) if workspace.out.exists() else None
-    result = CliRunner().invoke(main, ["run", str(recipe), str(workspace.out), *options])
-    assert result.exit_code == 2, result.output + repr(result.exception)
-    assert result.stderr.count("error: ") == 1
-    message = "error: " + result.stderr.partition("error: ")[2]
-    assert "Traceback" not in message
-    for word in expected:
-        assert word in message, message
-    after = sorted(path.name for path in workspace.out.iterdir()) if workspace.out.exists() else None
-    assert after == had
+@pytest.mark.parametrize(("name", "spoil", "expected"), CASES.entries, ids=CASES.names)
+def test_bad_input_is_one_clear_error(workspace: Workspace, name: str, spoil: Spoil, expected: tuple[str, ...]) -> None:
+    require_refused(workspace, spoil, expected)
 
 
 def test_too_little_disk_is_refused_with_both_numbers(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

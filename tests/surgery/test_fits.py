@@ -263,3 +263,16 @@ def test_the_loss_of_a_reference_model_is_a_target(unlearned: Workspace) -> None
     samples = opened(unlearned.root / "recipe.yaml").fit_samples["amplify"].samples
     expected = _capped(tensors_of(unlearned.root / "retrained"), unlearned.root / "into", samples)
     assert record["fits"][0]["facts"]["target"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_projected_matrices_that_the_fit_leaves_out_are_listed(unlearned: Workspace) -> None:
+    unlearned.recipe["steps"][0]["layers"] = "0-1"
+    unlearned.recipe["steps"][1]["layers"] = "1"
+    plan = vecsurgery.plan(unlearned.write())
+    layout = plan.inputs.into.layout
+    found = {
+        step: {layout.tensors[name].layer for name, own, _ in plan.left_out() if own == step}
+        for step in ("retain_energy", "amplify")
+    }
+    # What no projector edited is none of the fit's business, selected or not.
+    assert found == {"retain_energy": {2}, "amplify": {0}}

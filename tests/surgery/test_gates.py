@@ -11,7 +11,8 @@ from support import models
 import vecsurgery
 from tests.surgery.conftest import Workspace
 from tests.surgery.test_fits import unlearned as unlearned
-from vecsurgery.checkpoint import Stored
+from vecsurgery import forward
+from vecsurgery.checkpoint import Stored, file_sha256
 from vecsurgery.cli import main
 from vecsurgery.errors import GateError, NotFiniteError
 from vecsurgery.evaluation import Figure, Measured, answer_nll, measure_answers, scoring
@@ -209,19 +210,16 @@ def test_new_loops_fail_the_default_gate_and_old_ones_do_not(
     del workspace.recipe["gates"]
     into = opened(workspace.write()).into.fingerprint
     asked: list[tuple[bool, int, int]] = []
-    looping = 2
 
     def continued(model: Single, prompts: Any, *, tokens: int, **_: Any) -> Any:
         edited = model.weights.fingerprint != into
         asked.append((edited, len(prompts), tokens))
-        return [[[7] * CONTINUED if edited and number < looping else [1, 2, 3] for number in range(len(prompts))]]
+        return [[[7] * CONTINUED if edited and not number else [1, 2, 3] for number in range(len(prompts))]]
 
     monkeypatch.setattr(judging, "greedy", continued)
-    with pytest.raises(GateError, match="2 of 4 greedy continuations repeat themselves where those of `into` do not"):
+    with pytest.raises(GateError, match="1 of 4 greedy continuations repeat themselves where those of `into` do not"):
         vecsurgery.run(workspace.write(), workspace.out)
-    assert asked == [(True, CONTINUATIONS, CONTINUED), (False, 2, CONTINUED)]
-    looping = 1
-    assert vecsurgery.run(workspace.write(), workspace.root / "one")["gates"][0]["passed"]
+    assert asked == [(True, CONTINUATIONS, CONTINUED), (False, 1, CONTINUED)]
     monkeypatch.setattr(judging, "greedy", lambda model, prompts, **_: [[[7] * CONTINUED] * len(prompts)])
     record = vecsurgery.run(workspace.write(), workspace.out)
     assert [gate["passed"] for gate in record["gates"]] == [True]
@@ -232,13 +230,13 @@ def test_smoke_reads_at_most_32_calibration_samples(workspace: Workspace, monkey
     del workspace.recipe["gates"]
     _steady(monkeypatch)
     seen: list[int] = []
-    scores = judging.token_scores
+    scores = forward.token_scores
 
     def counted(variants: Any, samples: Any, **options: Any) -> Any:
         seen.append(len(samples))
         return scores(variants, samples, **options)
 
-    monkeypatch.setattr(judging, "token_scores", counted)
+    monkeypatch.setattr(forward, "token_scores", counted)
     vecsurgery.run(workspace.write(), workspace.out)
     assert seen == [SMOKE_SAMPLES]
 
@@ -279,14 +277,14 @@ def test_the_plan_counts_what_judging_takes(judged: Workspace, monkeypatch: pyte
 
 def test_rows_that_serve_twice_are_scored_once(judged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    scores = judging.token_scores
+    scores = forward.token_scores
 
     def counted(variants: Any, samples: Any, **options: Any) -> Any:
         seen.append(len(samples))
         return scores(variants, samples, **options)
 
     _steady(monkeypatch)
-    monkeypatch.setattr(judging, "token_scores", counted)
+    monkeypatch.setattr(forward, "token_scores", counted)
     record = _run(judged, [{"measure": "retention", "max": 100}, {"measure": "forgetting", "min": -100}])
     smoke = len(opened(judged.root / "recipe.yaml").samples["retain"].samples[:SMOKE_SAMPLES])
     rows = [record["evaluation"][name]["rows"] for name in ("forget", "retain", "general")]
@@ -300,3 +298,29 @@ def test_an_undefined_share_of_forgetting_is_a_failed_gate(judged: Workspace) ->
     with pytest.raises(GateError, match="which is no number to hold against a bound"):
         _run(judged, [{"measure": "forgetting", "min": 0.5}])
     assert math.isfinite(read(judged.root / "out.failed")["evaluation"]["forget"]["figures"]["edited"]["nll"])
+
+
+def test_rows_with_wrong_answers_give_truth_ratios(judged: Workspace) -> None:
+    rows = [json.loads(line) for line in (judged.root / "forget-test.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row |= {"perturbed_answer": [f"w{70 + number} w71", "w72 w73"], "paraphrased_answer": f"w{80 + number}"}
+    path = judged.root / "forget-test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = _run(judged, [])
+    names = [str(judged.root / name) for name in ("into", "tuned", "out")]
+    expected = vecsurgery.evaluate(dict(zip(("into", "raw", "edited"), names, strict=True)), {"forget": path})
+    for model in ("into", "raw", "edited"):
+        found = record["evaluation"]["forget"]["figures"][model]["truth_ratio"]
+        assert found == pytest.approx(expected.value(model, "forget", "truth_ratio"), rel=1e-4)
+
+
+def test_rows_of_a_gate_are_recorded_with_their_hash(judged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    _steady(monkeypatch)
+    del judged.recipe["evaluate"]["general"]
+    data = judged.root / "general.txt"
+    ratio, smoke = _run(judged, [{"measure": "perplexity_ratio", "max": 1e6, "data": "general.txt", "seed": 7}])[
+        "gates"
+    ]
+    assert ratio["data"] == {str(data): file_sha256(data)}
+    assert "data" not in smoke
+    assert read(judged.out)["seed"] == 7

@@ -49,7 +49,7 @@ def prepare(
 
     `tokenizer`: that of the model that will read the samples (see `load_tokenizer`).
     `rule`: which positions count; measures of the answer use `response`. `skip_first`: how many of the first fed ids,
-    BOS included, never count (the first real token is an attention sink, METHODS 1).
+    BOS included, never count (the first real token is an attention sink, docs/methods.md).
     `context`: longest input of the model in tokens; `max_length` is min(context, 2048) where the spec gives none.
     Longer samples are cut on the right and counted. A sample whose closing tag, or whose every position, is cut away
     is dropped and counted. Equal rows are used once.

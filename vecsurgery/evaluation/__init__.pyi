@@ -18,6 +18,7 @@ from .scoring import measure_sources as measure_sources
 from .scoring import measure_variants as measure_variants
 from .scoring import passes as passes
 from .scoring import requests as requests
+from .scoring import score_sources as score_sources
 from .tofu import read_tofu as read_tofu
 from .tofu import tofu_path as tofu_path
 from .tofu import tofu_text as tofu_text

@@ -19,7 +19,7 @@ class AnswerLoss:
 
     `mean`: mean over rows of `per_row`, the row's mean NLL over its answer tokens.
     `capped`: the same, of `capped_per_row`, with every token's NLL cut at ln(vocabulary). A few tokens without bound
-    (gradient ascent drives them to 70 nats) cannot dominate it: compare forgetting by this one.
+    (gradient ascent drives some far up) cannot dominate it: compare forgetting by this one.
     `probability`: mean over rows of the row's mean probability of an answer token, in [0, 1].
     """
 

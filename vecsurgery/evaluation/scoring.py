@@ -92,21 +92,50 @@ def measure_variants(
     Raises:
         InputError: nothing to score, or logits that are not finite.
     """
-    asked = [request for source in sources.values() for request in requests(source)]
     for name, source in sources.items():
         if not any(chosen for _, chosen in requests(source)):
             raise InputError(f"evaluating {name}: no token of its {len(source.samples.samples)} samples can be scored")
+    scores = score_sources(variants, sources, compute=compute, stage=stage, progress=progress)
+    for own in scores:
+        for name, source in sources.items():
+            _require_finite(requests(source), own[name])
     vocabulary = int(variants.config.get_text_config().vocab_size)
-    return [_by_source(sources, scores, vocabulary) for scores in _scores(variants, asked, compute, stage, progress)]
+    return [{name: figures(source, own[name], vocabulary, name) for name, source in sources.items()} for own in scores]
 
 
-def _by_source(sources: Mapping[str, Source], scores: Sequence["TokenScores"], vocabulary: int) -> dict[str, Measured]:
-    found, start = {}, 0
-    for name, source in sources.items():
-        count = len(requests(source))
-        found[name] = figures(source, scores[start : start + count], vocabulary, name)
-        start += count
-    return found
+def score_sources(
+    variants: "Variants",
+    sources: Mapping[str, Source],
+    *,
+    compute: "Compute" = "float32",
+    stage: str = "evaluating",
+    progress: Progress = silent,
+) -> list[dict[str, list["TokenScores"]]]:
+    """For each variant, name → the scores of the source's requests (see `requests`), finite or not.
+
+    One streaming pass where the hidden states allow it; requests that several sources share are scored once.
+    """
+    from vecsurgery.forward import TokenScores, token_scores
+
+    asked = {name: requests(source) for name, source in sources.items()}
+    unique: dict[tuple[tuple[int, ...], tuple[int, ...]], _Request] = {}
+    for request in (request for entries in asked.values() for request in entries):
+        unique.setdefault(_same(request), request)
+    scores: list[list[TokenScores]] = [[] for _ in range(variants.count)]
+    for group in passes(list(unique.values()), variants):
+        some, positions = [sample for sample, _ in group], [chosen for _, chosen in group]
+        found = token_scores(variants, some, positions=positions, compute=compute, stage=stage, progress=progress)
+        for own, more in zip(scores, found, strict=True):
+            own += more
+    place = {key: number for number, key in enumerate(unique)}
+    return [
+        {name: [own[place[_same(request)]] for request in entries] for name, entries in asked.items()} for own in scores
+    ]
+
+
+def _same(request: _Request) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What makes two requests one: the ids that are fed, and the tokens that count."""
+    return request[0].ids, request[1]
 
 
 def figures(source: Source, scores: Sequence["TokenScores"], vocabulary: int, role: str = "") -> Measured:
@@ -145,31 +174,13 @@ def requests(source: Source) -> list[_Request]:
     return own + others
 
 
-def _scores(
-    variants: "Variants",
-    asked: Sequence[_Request],
-    compute: "Compute",
-    stage: str,
-    progress: Progress,
-) -> list[list["TokenScores"]]:
-    """[variant][request]"""
-    from vecsurgery.forward import TokenScores, token_scores
-
-    samples = [sample for sample, _ in asked]
-    scores: list[list[TokenScores]] = [[] for _ in range(variants.count)]
-    for group in passes(asked, variants):
-        some, positions = [sample for sample, _ in group], [chosen for _, chosen in group]
-        found = token_scores(variants, some, positions=positions, compute=compute, stage=stage, progress=progress)
-        for own, more in zip(scores, found, strict=True):
-            own += more
-    for own in scores:
-        for sample, score in zip(samples, own, strict=True):
-            if not bool(score.losses.isfinite().all()):
-                raise InputError(
-                    f"{sample.where}: the model's logits are not finite (NaN or infinity) on this row; look for broken "
-                    "weights with `vecsurgery check --weights`"
-                )
-    return scores
+def _require_finite(asked: Sequence[_Request], scores: Sequence["TokenScores"]) -> None:
+    for (sample, _), score in zip(asked, scores, strict=True):
+        if not bool(score.losses.isfinite().all()):
+            raise InputError(
+                f"{sample.where}: the model's logits are not finite (NaN or infinity) on this row; look for broken "
+                "weights with `vecsurgery check --weights`"
+            )
 
 
 def passes(asked: Sequence[_Request], variants: "Variants") -> list[list[_Request]]:

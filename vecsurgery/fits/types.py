@@ -28,7 +28,7 @@ class Candidate:
 class AnswerLosses:
     """How surprised a model is by the answers of the fit's rows; losses in nats.
 
-    `capped`: mean over rows of the row's mean over answer tokens of min(NLL, ln(vocabulary)) (METHODS 1).
+    `capped`: mean over rows of the row's mean over answer tokens of min(NLL, ln(vocabulary)).
     `nll`: the same without the cap. `probability`: mean over rows of the row's mean token probability, in [0, 1].
     `per_row`: each row's share in `capped`.
     """

@@ -36,7 +36,7 @@ def measure(
     stage: str = "measuring",
     progress: Progress = silent,
 ) -> Geometry:
-    """Measure the second moment of the inputs of each site and store its spectral form (METHODS 4).
+    """Measure the second moment of the inputs of each site and store its spectral form (docs/methods.md, Activations).
 
     One pass reads each stored tensor at most once; statistics of one block are in memory. An interrupted call is taken
     up where it stopped: finished layers are kept, and the file has the bytes of an uninterrupted one. A complete file

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vecsurgery import delta, linalg
+from vecsurgery.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from ._facts import Probe
 
+_MOST = 2048
+"""Joint directions of a site that are decomposed at most, as of a measured moment."""
 _SITES = 2
 """Sites whose joint directions are kept: in name order k, o, q, v two of them take turns."""
 
@@ -55,7 +58,16 @@ class AnchoredDelta:
 
 @lru_cache(maxsize=_SITES)
 def _joint(forget: "Subspace", retain: "Subspace") -> "Anchored":
-    """Computed once for the matrices that share a site: they are given the same two objects."""
+    """Computed once for the matrices that share a site: they are given the same two objects.
+
+    Errors: InputError where so many directions are stored that decomposing them would take minutes a site.
+    """
+    span = min(retain.width, forget.rank + retain.rank)
+    if span > _MOST:
+        raise InputError(
+            f"the two geometries store {forget.rank} and {retain.rank} of {retain.width} directions, {span} together; "
+            f"`forget` decomposes at most {_MOST}: give both a smaller max_directions"
+        )
     return linalg.Anchored.of(forget, retain)
 
 

@@ -164,3 +164,11 @@ class Recipe:
     source: Path | None = None
     text: str = ""
     """The recipe as resolved (extends and --set applied), canonical YAML: what is hashed, stored and run again."""
+
+    @property
+    def data(self) -> tuple[DataSpec, ...]:
+        """Every data source that is rendered: of geometries, fits, evaluation and gates."""
+        named = [geometry.data for geometry in self.geometry.values()]
+        named += [step.data for step in self.steps]
+        named += [*self.evaluate.values(), *(gate.data for gate in self.gates)]
+        return tuple(data for data in named if data is not None)

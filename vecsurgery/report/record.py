@@ -209,6 +209,8 @@ class GateRecord(TypedDict):
     passed: bool
     reason: str
     """What was found, in words."""
+    data: NotRequired[dict[str, str]]
+    """Data file → SHA-256, of a gate with rows of its own."""
 
 
 @with_config(_STRICT)

@@ -197,8 +197,8 @@ def _inputs(record: Record) -> dict[str, str]:
     found = dict(record.get("inputs", {}))
     for geometry in record["geometry"].values():
         found |= geometry.get("data", {})
-    for measured in [*record.get("fits", []), *record.get("evaluation", {}).values()]:
-        found |= measured["data"]
+    for measured in [*record.get("fits", []), *record.get("evaluation", {}).values(), *record.get("gates", [])]:
+        found |= measured.get("data", {})
     for name, delta in record["deltas"].items():
         adapter = delta.get("adapter")
         if adapter is not None:

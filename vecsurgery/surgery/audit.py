@@ -17,13 +17,11 @@ _WAITING = 8
 """Tensors whose hash may be outstanding before the reader waits."""
 
 
-class Remembered:
-    """Weights that hand out again, without reading, what was asked for last."""
+class _Reader:
+    """What every reader of other weights says of them."""
 
-    def __init__(self, weights: Weights, _label: str = "") -> None:
+    def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._last: tuple[str, slice | Tensor | None, Tensor] | None = None
-        self._lock = threading.Lock()
 
     @property
     def layout(self) -> Layout:
@@ -40,6 +38,15 @@ class Remembered:
     @property
     def folder(self) -> Path | None:
         return getattr(self._weights, "folder", None)
+
+
+class Remembered(_Reader):
+    """Weights that hand out again, without reading, what was asked for last."""
+
+    def __init__(self, weights: Weights, _label: str = "") -> None:
+        super().__init__(weights)
+        self._last: tuple[str, slice | Tensor | None, Tensor] | None = None
+        self._lock = threading.Lock()
 
     def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
         """The tensor, or rows of it."""
@@ -56,7 +63,7 @@ def _same_rows(first: "slice | Tensor | None", second: "slice | Tensor | None") 
     return type(first) is type(second) and not isinstance(first, Tensor) and first == second
 
 
-class Audited:
+class Audited(_Reader):
     """Weights that remember the SHA-256 of every tensor that was read, computed beside the caller's work.
 
     Rows must be asked for as consecutive slices; then the hash is that of the whole tensor (of the rows that were read,
@@ -64,28 +71,13 @@ class Audited:
     """
 
     def __init__(self, weights: Weights, label: str) -> None:
-        self._weights, self._label = weights, label
+        super().__init__(weights)
+        self._label = label
         self._digests: dict[str, Any] = {}
         self._reached: dict[str, int] = {}
         self._last: tuple[str, int, int, Tensor] | None = None
         self._pool = ThreadPoolExecutor(1, "input-hasher")
         self._waiting: list[Future[None]] = []
-
-    @property
-    def layout(self) -> Layout:
-        return self._weights.layout
-
-    @property
-    def fingerprint(self) -> str:
-        return self._weights.fingerprint
-
-    @property
-    def config(self) -> Any:
-        return self._weights.config
-
-    @property
-    def folder(self) -> Path | None:
-        return getattr(self._weights, "folder", None)
 
     def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
         """The tensor, or consecutive rows of it; what was read last is handed out again, whole or in part."""

@@ -214,12 +214,11 @@ def _factors(step: Step | None, points: int) -> tuple[float, ...]:
 def _candidates(inputs: Inputs, geometries: Mapping[str, Any], step: Step | None, delta: str) -> Candidates:
     from vecsurgery.surgery.assembly import assembled
     from vecsurgery.surgery.candidates import Candidates
-    from vecsurgery.surgery.fitting import fitted_rows
+    from vecsurgery.surgery.fitting import fit_candidates
 
     if step is None:
         return Candidates(assembled(inputs, geometries, {}), (), delta, _matrices(inputs))
-    steps = inputs.recipe.steps[: inputs.recipe.steps.index(step)]
-    return Candidates(assembled(inputs, geometries, {}, steps=steps), (), delta, fitted_rows(inputs, step))
+    return fit_candidates(inputs, geometries, {}, step)
 
 
 def _matrices(inputs: Inputs) -> dict[str, None]:

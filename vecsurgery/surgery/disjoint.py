@@ -24,7 +24,7 @@ def require_disjoint(inputs: Inputs) -> None:
     geometry.
 
     Geometries may share rows, and so may evaluation and gates. Rows are the same where their fields are, white space
-    aside (DESIGN 4); only rows that are used count. Errors: InputError naming shared rows of every such pair.
+    aside; only rows that are used count. Errors: InputError naming shared rows of every such pair.
     """
     geometries = _geometries(inputs)
     fits = [_use(f"step {step!r}", samples) for step, samples in inputs.fit_samples.items()]

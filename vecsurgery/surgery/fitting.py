@@ -71,6 +71,15 @@ def fitted_rows(inputs: Inputs, step: Step) -> dict[str, Rows | None]:
     }
 
 
+def fit_candidates(
+    inputs: Inputs, geometries: Mapping[str, Geometry], above: Mapping[str, Coefficients], step: Step
+) -> Candidates:
+    """Candidates of a fit: the deltas as the steps above it left them, the fit's matrices to be multiplied."""
+    steps = inputs.recipe.steps[: inputs.recipe.steps.index(step)]
+    edited = assembled(inputs, geometries, above, steps=steps)
+    return Candidates(edited, (), step.selection.deltas[0], fitted_rows(inputs, step))
+
+
 def asking_for(
     inputs: Inputs,
     geometries: Mapping[str, Geometry],
@@ -81,10 +90,8 @@ def asking_for(
     progress: Progress = silent,
 ) -> "Asking":
     """What answers the questions of a fit. `above`: what the fits above it found."""
-    steps = inputs.recipe.steps[: inputs.recipe.steps.index(step)]
-    edited = assembled(inputs, geometries, above, steps=steps)
     return Asking(
-        Candidates(edited, (), step.selection.deltas[0], fitted_rows(inputs, step)),
+        fit_candidates(inputs, geometries, above, step),
         inputs.fit_samples[step.id],
         reference=inputs.fit_models.get(step.id, {}).get("reference"),
         compute=compute,

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vecsurgery.calibration import Samples
+from vecsurgery.calibration import OtherAnswers, Samples
 from vecsurgery.checkpoint import Stored, plan_download, require_space, resolve, revision_of
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
@@ -16,7 +16,7 @@ from vecsurgery.geometry import Geometry
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe import with_references
 from vecsurgery.recipe.types import ROLES, DeltaSpec, Recipe, Reference
-from vecsurgery.surgery.sampling import calibration_samples, measured_samples
+from vecsurgery.surgery.sampling import calibration_samples, measured_answers, measured_samples
 from vecsurgery.surgery.tokenizers import Tokenizers
 from vecsurgery.surgery.touches import Touch, touches
 from vecsurgery.surgery.vocabulary import Alignment, align
@@ -80,6 +80,10 @@ class Inputs:
             name: measured_samples(f"evaluate.{name}", data, self.into, self.tokenizers, answers=name in ROLES.values())
             for name, data in self.recipe.evaluate.items()
         }
+
+    def other_answers(self, name: str) -> list[OtherAnswers]:
+        """Other answers to the rows of a name under `evaluate`, where they have wrong ones: for truth ratios."""
+        return measured_answers(self.recipe.evaluate[name], self.evaluation[name], self.into, self.tokenizers)
 
     @cached_property
     def gate_samples(self) -> dict[int, Samples]:

@@ -13,8 +13,8 @@ from vecsurgery.calibration.types import Sample
 from vecsurgery.checkpoint import file_sha256
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.errors import NotFiniteError
-from vecsurgery.evaluation import Measured, Source, figures, looping, passes, requests
-from vecsurgery.forward import Compute, Several, Single, TokenScores, Variants, greedy, token_scores
+from vecsurgery.evaluation import Measured, Source, figures, looping, score_sources
+from vecsurgery.forward import Compute, Several, Single, TokenScores, greedy
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import DataSpec, GateSpec
 from vecsurgery.report.record import EvaluationRecord, GateRecord
@@ -29,8 +29,6 @@ SMOKE_RATIO = 10.0
 """perplexity(edited)/perplexity(into) above which `smoke` fails."""
 CONTINUATIONS, CONTINUED = 4, 64
 """Greedy continuations that `smoke` looks at, and their tokens."""
-NEW_LOOPS = 1
-"""Continuations that may loop where those of `into` do not: one is chance."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ def judged(
     models = judged_models(inputs)
     # One reader of `into` for itself and for raw, which asks for the same tensor next.
     weights = {"into": raw.into, "raw": raw, "edited": edited}
-    scores = _scored(Several([weights[name] for name in models]), sources, compute, progress)
+    models_read = Several([weights[name] for name in models])
+    scores = score_sources(models_read, sources, compute=compute, progress=progress)
     vocabulary = int(inputs.into.config.get_text_config().vocab_size)
     measured = {
         model: {name: figures(source, own[name], vocabulary, name) for name, source in sources.items()}
@@ -92,7 +91,7 @@ def _key(index: int) -> str:
 
 def _sources(inputs: Inputs) -> dict[str, Source]:
     """Rows of `evaluate` by name, and of the gates."""
-    sources = {name: Source(samples) for name, samples in inputs.evaluation.items()}
+    sources = {name: Source(samples, inputs.other_answers(name)) for name, samples in inputs.evaluation.items()}
     for index, gate in enumerate(inputs.recipe.gates):
         if gate.measure == "smoke":
             sources[_key(index)] = Source(smoke_samples(inputs))
@@ -118,39 +117,6 @@ def smoke_samples(inputs: Inputs) -> Samples:
     chosen = [sample for sample in first.samples if len(sample.ids) > 1] if first is not None else []
     found = probe_samples(inputs) if first is None or not chosen else replace(first, samples=tuple(chosen))
     return _as_text(replace(found, samples=found.samples[:SMOKE_SAMPLES]))
-
-
-def _scored(
-    models: Variants, sources: Mapping[str, Source], compute: Compute, progress: Progress
-) -> list[dict[str, list[TokenScores]]]:
-    """[model] → source → scores of its requests, all of one pass where the hidden states allow it; rows that several
-    sources share are scored once.
-    """
-    asked = {name: requests(source) for name, source in sources.items()}
-    unique: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, Sample]] = {}
-    for entries in asked.values():
-        for sample, positions in entries:
-            unique.setdefault((sample.ids, positions), (len(unique), sample))
-    rows = [(sample, positions) for (_, positions), (_, sample) in unique.items()]
-    scores: list[list[TokenScores]] = [[] for _ in range(models.count)]
-    for group in passes(rows, models):
-        found = token_scores(
-            models,
-            [sample for sample, _ in group],
-            positions=[positions for _, positions in group],
-            compute=compute,
-            stage="evaluating",
-            progress=progress,
-        )
-        for own, more in zip(scores, found, strict=True):
-            own += more
-    return [
-        {
-            name: [own[unique[sample.ids, positions][0]] for sample, positions in entries]
-            for name, entries in asked.items()
-        }
-        for own in scores
-    ]
 
 
 def _evaluation_record(name: str, data: DataSpec, measured: Mapping[str, Measured]) -> EvaluationRecord:
@@ -188,7 +154,10 @@ def _missed(gate: GateSpec, value: float) -> float:
 
 
 def _gate_record(gate: GateSpec, value: float | None, passed: bool, reason: str) -> GateRecord:
-    return GateRecord(measure=gate.measure, min=gate.min, max=gate.max, value=value, passed=passed, reason=reason)
+    record = GateRecord(measure=gate.measure, min=gate.min, max=gate.max, value=value, passed=passed, reason=reason)
+    if gate.data is not None:
+        record["data"] = {str(file): file_sha256(file) for file in gate.data.data}
+    return record
 
 
 def _value(gate: GateSpec, measured: Mapping[str, Measured]) -> tuple[float | None, str]:
@@ -232,11 +201,10 @@ def _smoke(
         loops = _loops(inputs, edited, source.samples.samples, compute, progress)
     except NotFiniteError:
         return _gate_record(gate, None, False, f"smoke: {words}, but logits of a greedy continuation are not finite")
-    if loops > NEW_LOOPS:
+    if loops:
         text = f"{loops} of {CONTINUATIONS} greedy continuations repeat themselves where those of `into` do not"
         return _gate_record(gate, None, False, f"smoke: {text}")
-    new = "a new loop in one greedy continuation" if loops else "no new loop in greedy continuations"
-    return _gate_record(gate, None, True, f"smoke: finite logits, {words}, {new}")
+    return _gate_record(gate, None, True, f"smoke: finite logits, {words}, no new loop in greedy continuations")
 
 
 def _loops(inputs: Inputs, edited: Weights, samples: Sequence[Sample], compute: Compute, progress: Progress) -> int:

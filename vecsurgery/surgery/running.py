@@ -179,7 +179,7 @@ def _record(
         recipe=inputs.recipe.text,
         source=str(inputs.recipe.source) if inputs.recipe.source else None,
         plan=plan.hash,
-        seed=max((spec.data.seed for spec in inputs.recipe.geometry.values() if spec.data), default=0),
+        seed=max((data.seed for data in inputs.recipe.data), default=0),
         compute=plan.compute,
         versions=_versions(),
         seconds=dict(seconds),
@@ -306,10 +306,8 @@ def _finish(plan: Plan, record: Record, partial: Partial) -> None:
 def _without_places(inputs: Inputs) -> str:
     """The recipe's text for the model card, which is published: local files and folders by their names alone."""
     recipe = inputs.recipe
-    data = [*(spec.data for spec in recipe.geometry.values()), *(step.data for step in recipe.steps)]
-    data += [*recipe.evaluate.values(), *(gate.data for gate in recipe.gates)]
     files = [spec.file for spec in recipe.geometry.values() if spec.file is not None]
-    paths = {*inputs.folders, *files, *(path for spec in data if spec is not None for path in _files(spec))}
+    paths = {*inputs.folders, *files, *(path for data in recipe.data for path in _files(data))}
     text = recipe.text
     for path in sorted(paths, key=lambda path: len(str(path)), reverse=True):
         text = text.replace(str(path), path.name)

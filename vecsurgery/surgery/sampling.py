@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vecsurgery.calibration import Samples, prepare
+from vecsurgery.calibration import OtherAnswers, Samples, has_alternatives, other_answers, prepare, rows_of
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.errors import InputError
 from vecsurgery.recipe.types import DataSpec, GeometrySpec
@@ -42,6 +42,17 @@ def measured_samples(what: str, data: DataSpec, model: Weights, tokenizers: Toke
             "messages, whose answer begins within `max_length`"
         )
     return samples
+
+
+def measured_answers(data: DataSpec, samples: Samples, model: Weights, tokenizers: Tokenizers) -> list[OtherAnswers]:
+    """The paraphrased and wrong answers of each row of `measured_samples`, for truth ratios; empty where no row has
+    wrong ones. Errors: InputError.
+    """
+    rows = rows_of(data, samples)
+    if not any(has_alternatives(row) for row in rows):
+        return []
+    folder, context = _reader("evaluation", model)
+    return other_answers(rows, data, tokenizers[folder], context=context)
 
 
 def _reader(what: str, model: Weights) -> tuple[Path, int | None]:

@@ -93,14 +93,16 @@ def _touch(step: Step, info: TensorInfo, above: Sequence[Touch]) -> Touch | None
 def _fit(step: Step, info: TensorInfo, above: Sequence[Touch]) -> Touch | None:
     """A fit takes the matrices, and the rows of fused ones, of the nearest projector above on its delta; where there is
     none, every block matrix."""
-    if not is_block_matrix(info) or not _selected(step, info):
+    if not is_block_matrix(info):
         return None
     (delta,) = step.selection.deltas
     projected = [touch for touch in above if touch.step.verb == "project" and delta in touch.step.selection.deltas]
+    if projected and projected[-1].effect != "edit":
+        return None
+    if not _selected(step, info):
+        return Touch(step, "left out")
     if not projected:
         return Touch(step, "fit", _partial_rows(step, info.matrix))
-    if projected[-1].effect != "edit":
-        return None
     rows = _common_rows(projected[-1].rows, _partial_rows(step, info.matrix))
     return None if rows == () else Touch(step, "fit", rows)
 
