@@ -9,7 +9,7 @@ from vecsurgery.surgery.api import opened
 def measuring(recipe: str, out: str) -> dict[str, float]:
     """Measure the recipe's one geometry into `out`. Returns seconds of that alone, opened models taken for granted."""
     from vecsurgery import geometry
-    from vecsurgery.surgery.planning import make_plan
+    from vecsurgery.planning.plans import make_plan
 
     inputs = opened(recipe)
     plan = make_plan(inputs)

@@ -50,10 +50,10 @@ def measure_geometry(recipe: str, out: str) -> dict[str, float]:
 def fit_candidates(recipe: str, out: str) -> dict[str, float]:
     """In the child: one pass over `into`, the raw delta and 9 factors, as the first of `amplify`."""
     from vecsurgery.fits import Candidate
+    from vecsurgery.planning.plans import make_plan
     from vecsurgery.surgery.api import opened
     from vecsurgery.surgery.fitting import asking_for
     from vecsurgery.surgery.geometries import measured
-    from vecsurgery.surgery.planning import make_plan
 
     inputs = opened(recipe)
     geometries = measured(make_plan(inputs), Path(out))

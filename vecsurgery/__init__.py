@@ -1,7 +1,7 @@
 """vecsurgery: edit the difference between two checkpoints under a constraint measured from activations.
 
-The Python calls are those of `vecsurgery.surgery`: edit, write, run, plan, check, measure, union,
-evaluate, curve, compare, reproduce.
+The Python calls are those of `vecsurgery.surgery` (edit, write, run, plan, check, measure, union, reproduce) and of
+`vecsurgery.studies` (evaluate, curve, compare).
 """
 
 import lazy_loader

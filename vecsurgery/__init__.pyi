@@ -1,11 +1,11 @@
-from .surgery import Curve as Curve
-from .surgery import Edited as Edited
-from .surgery import Plan as Plan
+from .editing import Edited as Edited
+from .planning import Plan as Plan
+from .studies import Curve as Curve
+from .studies import compare as compare
+from .studies import curve as curve
+from .studies import evaluate as evaluate
 from .surgery import check as check
-from .surgery import compare as compare
-from .surgery import curve as curve
 from .surgery import edit as edit
-from .surgery import evaluate as evaluate
 from .surgery import measure as measure
 from .surgery import plan as plan
 from .surgery import reproduce as reproduce

@@ -9,10 +9,11 @@ from transformers import AutoModelForCausalLM
 
 import vecsurgery
 from tests.blackbox import reference
+from vecsurgery.editing.edited import Edited
+from vecsurgery.editing.sites import SiteReader
+from vecsurgery.planning.plans import make_plan
 from vecsurgery.surgery.api import opened
-from vecsurgery.surgery.edited import Edited
-from vecsurgery.surgery.geometries import SiteReader, measured
-from vecsurgery.surgery.planning import make_plan
+from vecsurgery.surgery.geometries import measured
 
 TRANSPOSED = {"gpt2"}
 ARCHITECTURES = sorted({**models.CONFIGS, **models.MIXED})

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from support.results import QUERY, fed, in_float32, require_close, same_bits, tensors_of, write_adapter
+from support.workspace import Workspace
 from torch import Tensor
 
 import vecsurgery
 from tests.blackbox import reference
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import QUERY, fed, in_float32, require_close, same_bits, tensors_of, write_adapter
 from vecsurgery.delta import Factored
 
 TARGETS = {

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import models
+from support.workspace import Workspace
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
 from vecsurgery.checkpoint import file_sha256
 from vecsurgery.checkpoint.hashes import tensor_sha256
 from vecsurgery.errors import InputError, UnsupportedError
-from vecsurgery.surgery import checking
-from vecsurgery.surgery.checking import require_disk
+from vecsurgery.planning import checking
+from vecsurgery.planning.checking import require_disk
 
 SCALE: list[dict[str, Any]] = [{"scale": 1.0}]
 
@@ -168,7 +168,7 @@ def test_a_resumed_run_needs_room_only_for_what_is_missing(
 def test_a_long_vocabulary_is_planned_by_row_chunks(workspace: Workspace) -> None:
     plan = vecsurgery.plan(workspace.write())
     info = plan.inputs.into.layout.tensors["lm_head.weight"]
-    from vecsurgery.surgery.costs import ROW_CHUNK, tensor_memory
+    from vecsurgery.planning.costs import ROW_CHUNK, tensor_memory
 
     vast = dataclasses.replace(info, shape=(256_000, 8_192))
     assert tensor_memory(plan.inputs, vast, 1) == 5 * 4 * ROW_CHUNK // 2

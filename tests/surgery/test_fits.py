@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from support import models
+from support.results import contents, in_float32, tensors_of
+from support.workspace import Workspace
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import contents, in_float32, tensors_of
 from vecsurgery.checkpoint import Stored
 from vecsurgery.errors import InputError
 from vecsurgery.fits import Coefficients

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support import models
+from support.workspace import Workspace
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
 from tests.surgery.test_fits import unlearned as unlearned
 from vecsurgery import forward
 from vecsurgery.checkpoint import Stored, file_sha256
@@ -17,11 +17,12 @@ from vecsurgery.cli import main
 from vecsurgery.errors import GateError, NotFiniteError
 from vecsurgery.evaluation import Figure, Measured, answer_nll, measure_answers, scoring
 from vecsurgery.forward import Single, losses
+from vecsurgery.planning import costs
+from vecsurgery.planning.judged import CONTINUATIONS, CONTINUED, SMOKE_SAMPLES, smoke_samples
 from vecsurgery.recipe.types import GateSpec
 from vecsurgery.report.record import read
-from vecsurgery.surgery import costs, judging
+from vecsurgery.surgery import judging
 from vecsurgery.surgery.api import opened
-from vecsurgery.surgery.judging import CONTINUATIONS, CONTINUED, SMOKE_SAMPLES
 
 
 @pytest.fixture
@@ -261,7 +262,7 @@ def test_the_plan_counts_what_judging_takes(judged: Workspace, monkeypatch: pyte
     planned = plan.judging
     assert planned is not None
     inputs = opened(judged.root / "recipe.yaml")
-    texts = [*inputs.evaluation.values(), judging.smoke_samples(inputs)]
+    texts = [*inputs.evaluation.values(), smoke_samples(inputs)]
     assert planned.tokens == sum(len(sample.ids) for text in texts for sample in text.samples)
     assert (planned.models, planned.passes) == (3, 1)
     assert planned.reads == sum(item.reads for item in plan.tensors.values()) + 2 * plan.written

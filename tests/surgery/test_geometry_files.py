@@ -7,10 +7,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support import models
+from support.results import contents, in_float32, require_close, tensors_of
+from support.workspace import Workspace
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import contents, in_float32, require_close, tensors_of
 from vecsurgery.cli import main
 from vecsurgery.errors import InputError
 from vecsurgery.geometry import Geometry

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from support.results import contents, record_of
+from support.workspace import Workspace
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import contents, record_of
 
 COMMITS = {"into": "0123456789abcdef0123456789abcdef01234567", "tuned": "89abcdef0123456789abcdef0123456789abcdef"}
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.results import QUERY, contents, same_bits, tensors_of
+from support.workspace import Workspace
 from transformers import AutoModelForCausalLM
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import QUERY, contents, same_bits, tensors_of
 from vecsurgery.calibration import Samples, load_tokenizer, prepare
 from vecsurgery.errors import InputError
 from vecsurgery.geometry import Geometry

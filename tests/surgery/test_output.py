@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from support import models
+from support.results import QUERY, contents, in_float32, record_of, same_bits, tensors_of
+from support.workspace import Workspace
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import vecsurgery
 from tests.blackbox import reference
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import QUERY, contents, in_float32, record_of, same_bits, tensors_of
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

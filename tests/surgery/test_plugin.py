@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.results import QUERY, in_float32, require_close, tensors_of
+from support.workspace import Workspace
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import QUERY, in_float32, require_close, tensors_of
 
 TOY = '''
 """consensus: every delta becomes a share of the mean of all deltas."""

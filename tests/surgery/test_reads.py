@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.results import tensors_of, write_adapter
+from support.workspace import Workspace
 from torch import Tensor
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import tensors_of, write_adapter
 from vecsurgery.checkpoint import Stored
 from vecsurgery.surgery import running
 

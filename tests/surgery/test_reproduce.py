@@ -7,10 +7,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 from support import models
+from support.results import QUERY, contents, tensors_of
+from support.workspace import Workspace
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import QUERY, contents, tensors_of
 from vecsurgery.cli import main
 from vecsurgery.errors import InputError
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from support.results import contents
+from support.workspace import Workspace
 
 import vecsurgery
-from tests.surgery.conftest import Workspace
-from tests.surgery.results import contents
 from vecsurgery.cli import main
 from vecsurgery.errors import RunError
 from vecsurgery.surgery import running

@@ -30,7 +30,7 @@ def command(a: str, b: str, into: str | None, worst: int, picture: Path | None, 
       vecsurgery compare cleaned unlearned --into original --json
     """
     from vecsurgery import report
-    from vecsurgery.surgery import comparing
+    from vecsurgery.studies import comparing
 
     if picture is not None:
         report.require_picture(picture)

@@ -39,7 +39,7 @@ def command(
       vecsurgery curve sage.yaml --set retain_energy.keep=0.1 --json
     """
     from vecsurgery import report
-    from vecsurgery.surgery import curves
+    from vecsurgery.studies import curves
 
     if picture is not None:
         report.require_picture(picture)

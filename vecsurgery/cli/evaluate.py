@@ -70,7 +70,7 @@ def command(
     """
     from vecsurgery import report
     from vecsurgery.recipe import DataSpec
-    from vecsurgery.surgery import evaluating
+    from vecsurgery.studies import evaluating
 
     if picture is not None:
         report.require_picture(picture)

@@ -95,7 +95,8 @@ def _folder(out: Path | None) -> Path:
 
 def _row(prepared: Prepared, folder: Path, progress: Progress) -> Row:
     from vecsurgery.recipe import shipped
-    from vecsurgery.surgery import api, curves
+    from vecsurgery.studies import curves
+    from vecsurgery.surgery import api
 
     recipe = folder / f"{RECIPE}-{prepared.seed}.yaml"
     recipe.write_text(with_own_files(shipped.text(RECIPE), prepared), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Surgery: the edited weights, plan, check, run, resume, reproduce. The only place that knows all rooms above.
+"""Surgery: run, resume, reproduce, and the notebook's calls. It carries out what editing and planning describe.
 
-Lives here: what binds recipe, checkpoints, deltas, geometry, projectors and report together.
+Lives here: measuring, fitting, writing, judging and the one rename that makes a result exist.
 May not: hold mathematics (linalg, projectors) or talk to a terminal (cli).
 """
 

@@ -8,9 +8,3 @@ from .api import verify as verify
 from .calls import edit as edit
 from .calls import weights_of as weights_of
 from .calls import write as write
-from .comparing import compare as compare
-from .curves import Curve as Curve
-from .curves import curve as curve
-from .edited import Edited as Edited
-from .evaluating import evaluate as evaluate
-from .planning import Plan as Plan

@@ -18,8 +18,8 @@ from vecsurgery.report.record import Record, read
 
 if TYPE_CHECKING:
     from vecsurgery.forward import Compute
-    from vecsurgery.surgery.inputs import Inputs
-    from vecsurgery.surgery.planning import Plan
+    from vecsurgery.planning.inputs import Inputs
+    from vecsurgery.planning.plans import Plan
 
 UNSTABLE = ("surgery.json", "report.html")
 """Files that carry times and so differ between two equal runs."""
@@ -63,8 +63,8 @@ def check(
     Raises: InputError for what makes the surgery impossible.
     """
     inputs = opened(recipe, overrides)
-    from vecsurgery.surgery.checking import check_inputs, check_weights
-    from vecsurgery.surgery.planning import make_plan
+    from vecsurgery.planning.checking import check_inputs, check_weights
+    from vecsurgery.planning.plans import make_plan
 
     found = check_inputs(inputs)
     if weights:
@@ -76,8 +76,8 @@ def check(
 def plan(recipe: str | Path, *, overrides: Sequence[str] = (), progress: Progress = silent) -> "Plan":
     """Resolve a recipe to every tensor, cost and file, without running it. Raises: InputError."""
     inputs = opened(recipe, overrides)
-    from vecsurgery.surgery.disjoint import require_disjoint
-    from vecsurgery.surgery.planning import make_plan
+    from vecsurgery.planning.disjoint import require_disjoint
+    from vecsurgery.planning.plans import make_plan
 
     require_disjoint(inputs)
     return make_plan(inputs, progress=progress)
@@ -109,9 +109,9 @@ def measure(
     assignments = [*overrides]
     inputs = opened(recipe, assignments)
     from vecsurgery import geometry as geometry_room
-    from vecsurgery.surgery.checking import check_inputs
-    from vecsurgery.surgery.inputs import label
-    from vecsurgery.surgery.planning import make_plan
+    from vecsurgery.planning.checking import check_inputs
+    from vecsurgery.planning.inputs import label
+    from vecsurgery.planning.plans import make_plan
 
     chosen = _chosen(inputs, name)
     if rows is not None:
@@ -185,8 +185,8 @@ def opened(recipe: str | Path, overrides: Sequence[str] = ()) -> "Inputs":
     """The recipe validated first, without torch; then everything that it names, opened."""
     available = methods.available()
     parsed = load(Path(recipe), available, overrides=tuple(overrides))
+    from vecsurgery.planning.inputs import open_inputs
     from vecsurgery.surgery.allocator import return_large_blocks
-    from vecsurgery.surgery.inputs import open_inputs
 
     return_large_blocks()
     return open_inputs(parsed, available)

@@ -6,13 +6,13 @@ from typing import Any, Generic, TypeVar
 
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
+from vecsurgery.editing.audit import Remembered
+from vecsurgery.editing.edited import Edited
+from vecsurgery.editing.sites import SiteReader
 from vecsurgery.fits import Coefficients
 from vecsurgery.geometry import Geometry
+from vecsurgery.planning.inputs import Inputs
 from vecsurgery.recipe.types import Step
-from vecsurgery.surgery.audit import Remembered
-from vecsurgery.surgery.edited import Edited
-from vecsurgery.surgery.geometries import SiteReader
-from vecsurgery.surgery.inputs import Inputs
 
 Reader = TypeVar("Reader", bound=Weights)
 

@@ -30,20 +30,20 @@ from vecsurgery.checkpoint import (
 )
 from vecsurgery.checkpoint.types import TensorInfo, Weights
 from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
+from vecsurgery.editing.edited import Edited
+from vecsurgery.editing.sites import SiteReader
+from vecsurgery.editing.touches import geometry_names, touches
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry, measure
+from vecsurgery.planning.checking import check_distinct, check_fit
+from vecsurgery.planning.costs import output_type
+from vecsurgery.planning.vocabulary import align
 from vecsurgery.progress import Progress, silent
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe import Method, RecipeError, parse_number, parse_reference, parse_steps
 from vecsurgery.recipe.problems import unknown
 from vecsurgery.recipe.types import Reference, Step
-from vecsurgery.surgery.checking import check_distinct, check_fit
-from vecsurgery.surgery.costs import output_type
-from vecsurgery.surgery.edited import Edited
-from vecsurgery.surgery.geometries import SiteReader
-from vecsurgery.surgery.touches import geometry_names, touches
-from vecsurgery.surgery.vocabulary import align
 from vecsurgery.surgery.writing import row_pieces
 
 if TYPE_CHECKING:

@@ -6,18 +6,18 @@ from pathlib import Path
 from vecsurgery.calibration import Samples
 from vecsurgery.checkpoint import write_bytes
 from vecsurgery.checkpoint.types import Weights
+from vecsurgery.editing.candidates import Candidates, Variant
+from vecsurgery.editing.touches import Rows
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation import summarise
 from vecsurgery.fits import AnswerLosses, Candidate, Coefficients
 from vecsurgery.forward import Compute, Single, TokenScores, Variants, token_scores
 from vecsurgery.geometry import Geometry
+from vecsurgery.planning.inputs import Inputs
+from vecsurgery.planning.plans import Plan
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import Step
 from vecsurgery.surgery.assembly import assembled
-from vecsurgery.surgery.candidates import Candidates, Variant
-from vecsurgery.surgery.inputs import Inputs
-from vecsurgery.surgery.planning import Plan
-from vecsurgery.surgery.touches import Rows
 
 
 def coefficient_file(step: Step) -> str:

@@ -1,4 +1,4 @@
-"""What the result is measured on and judged by: `evaluate` and `gates`, over the edited weights, in one pass.
+"""Judging the result: `evaluate` and `gates`, over the edited weights, in one pass.
 
 Models are `into`, raw (`into` plus every delta as loaded, computed on demand) and edited, which is read from the
 shards that were written: figures are those of the folder, and nothing is projected a second time.
@@ -6,29 +6,31 @@ shards that were written: figures are those of the folder, and nothing is projec
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from vecsurgery.calibration import Samples
 from vecsurgery.calibration.types import Sample
 from vecsurgery.checkpoint import file_sha256
 from vecsurgery.checkpoint.types import Weights
+from vecsurgery.editing.edited import Edited
 from vecsurgery.errors import NotFiniteError
 from vecsurgery.evaluation import Measured, Source, figures, looping, score_sources
 from vecsurgery.forward import Compute, Several, Single, TokenScores, greedy
+from vecsurgery.planning.inputs import Inputs
+from vecsurgery.planning.judged import (
+    CONTINUATIONS,
+    CONTINUED,
+    MODELS,
+    end_ids,
+    judged_models,
+    judged_sources,
+    key,
+)
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import DataSpec, GateSpec
 from vecsurgery.report.record import EvaluationRecord, GateRecord
-from vecsurgery.surgery.edited import Edited
-from vecsurgery.surgery.inputs import Inputs
-from vecsurgery.surgery.probe import end_ids, probe_samples
 
-MODELS = ("into", "raw", "edited")
-SMOKE_SAMPLES = 32
-"""Most calibration samples that `smoke` takes the perplexity of."""
 SMOKE_RATIO = 10.0
 """perplexity(edited)/perplexity(into) above which `smoke` fails."""
-CONTINUATIONS, CONTINUED = 4, 64
-"""Greedy continuations that `smoke` looks at, and their tokens."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def judged(
 
     Nothing is done where the recipe asks for nothing.
     """
-    sources = _sources(inputs)
+    sources = judged_sources(inputs)
     if not sources:
         return Judgement({}, [])
     models = judged_models(inputs)
@@ -69,54 +71,13 @@ def judged(
     }
     gates = []
     for index, gate in enumerate(inputs.recipe.gates):
-        own = {model: found[_key(index)] for model, found in measured.items()}
+        own = {model: found[key(index)] for model, found in measured.items()}
         if gate.measure == "smoke":
-            losses = scores[models.index("edited")][_key(index)]
-            gates.append(_smoke(inputs, edited, own, losses, sources[_key(index)], compute, progress))
+            losses = scores[models.index("edited")][key(index)]
+            gates.append(_smoke(inputs, edited, own, losses, sources[key(index)], compute, progress))
         else:
             gates.append(_gate(gate, own))
     return Judgement(evaluation, gates)
-
-
-def judged_models(inputs: Inputs) -> list[str]:
-    """The models that are measured: raw only where something is compared with it."""
-    needs_raw = bool(inputs.recipe.evaluate) or any(gate.measure == "forgetting" for gate in inputs.recipe.gates)
-    return [name for name in MODELS if name != "raw" or needs_raw]
-
-
-def _key(index: int) -> str:
-    """Name of a gate's rows; no name of `evaluate` has a space."""
-    return f"gate {index}"
-
-
-def _sources(inputs: Inputs) -> dict[str, Source]:
-    """Rows of `evaluate` by name, and of the gates."""
-    sources = {name: Source(samples, inputs.other_answers(name)) for name, samples in inputs.evaluation.items()}
-    for index, gate in enumerate(inputs.recipe.gates):
-        if gate.measure == "smoke":
-            sources[_key(index)] = Source(smoke_samples(inputs))
-        else:
-            sources[_key(index)] = Source(_as_asked(gate, inputs.gate_samples[index]))
-    return sources
-
-
-def _as_asked(gate: GateSpec, samples: Samples) -> Samples:
-    """Rows of perplexity count as running text, whatever fields they came in."""
-    return _as_text(samples) if gate.measure == "perplexity_ratio" else samples
-
-
-def _as_text(samples: Samples) -> Samples:
-    return replace(samples, samples=tuple(replace(sample, answer=(), answers=False) for sample in samples.samples))
-
-
-def smoke_samples(inputs: Inputs) -> Samples:
-    """The first calibration samples that were made for `into`, or a few built-in sentences where there are none: a
-    geometry of another model has the ids of its tokenizer.
-    """
-    first = next((samples for name, samples in inputs.samples.items() if inputs.models[name] is inputs.into), None)
-    chosen = [sample for sample in first.samples if len(sample.ids) > 1] if first is not None else []
-    found = probe_samples(inputs) if first is None or not chosen else replace(first, samples=tuple(chosen))
-    return _as_text(replace(found, samples=found.samples[:SMOKE_SAMPLES]))
 
 
 def _evaluation_record(name: str, data: DataSpec, measured: Mapping[str, Measured]) -> EvaluationRecord:

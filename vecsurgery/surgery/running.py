@@ -33,6 +33,9 @@ from vecsurgery.errors import GateError
 from vecsurgery.fits import Coefficients
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry
+from vecsurgery.planning.checking import check_inputs, require_disk
+from vecsurgery.planning.inputs import Inputs, label
+from vecsurgery.planning.plans import Plan, make_plan
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import DataSpec, Reference
 from vecsurgery.report.record import (
@@ -47,12 +50,9 @@ from vecsurgery.report.record import (
     Record,
 )
 from vecsurgery.surgery.assembly import assembled
-from vecsurgery.surgery.checking import check_inputs, require_disk
 from vecsurgery.surgery.fitting import coefficient_file, fitted
 from vecsurgery.surgery.geometries import FOLDER, measured, rule_text
-from vecsurgery.surgery.inputs import Inputs, label
 from vecsurgery.surgery.judging import Judgement, judged
-from vecsurgery.surgery.planning import Plan, make_plan
 from vecsurgery.surgery.writing import AuditedInputs, write_all
 
 _PACKAGES = ("torch", "transformers", "safetensors", "mergekit", "tokenizers", "numpy")

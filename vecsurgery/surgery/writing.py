@@ -9,15 +9,15 @@ from torch import Tensor
 
 from vecsurgery.checkpoint import Partial, ShardPlan, write_shard
 from vecsurgery.checkpoint.types import TensorInfo, Weights
+from vecsurgery.editing.audit import Audited
+from vecsurgery.editing.edited import Edited, TensorEdit
+from vecsurgery.editing.figures import figures
+from vecsurgery.planning.costs import ROW_CHUNK, item_size
+from vecsurgery.planning.inputs import Inputs
+from vecsurgery.planning.plans import Plan
 from vecsurgery.progress import Progress, silent
 from vecsurgery.report.record import MatrixRecord, StepRecord
 from vecsurgery.surgery.assembly import Rewired, rewired
-from vecsurgery.surgery.audit import Audited
-from vecsurgery.surgery.costs import ROW_CHUNK, item_size
-from vecsurgery.surgery.edited import Edited, TensorEdit
-from vecsurgery.surgery.figures import figures
-from vecsurgery.surgery.inputs import Inputs
-from vecsurgery.surgery.planning import Plan
 
 
 @dataclass

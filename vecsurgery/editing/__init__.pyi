@@ -1,0 +1,1 @@
+from .edited import Edited as Edited

@@ -1,0 +1,312 @@
+"""The edited weights: `into` plus deltas through the steps, computed for one tensor at a time, on demand.
+
+Whatever reads a model reads this too; the writer is a walk over it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
+from vecsurgery.delta import Delta, DeltaSource, Dense, Edit, Factored
+from vecsurgery.editing.touches import Rows, Touch, geometry_names, touches
+from vecsurgery.errors import InputError
+from vecsurgery.linalg import Subspace
+from vecsurgery.projectors import Projector
+from vecsurgery.recipe.numbers import value_at
+from vecsurgery.recipe.types import Step
+
+Subspaces = Callable[[str, str], Subspace]
+"""(geometry name, stored tensor name of `into`) → the subspace of that tensor's site."""
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What one step did to one delta of one tensor."""
+
+    step: str
+    method: str
+    delta: str
+    geometry: str | None
+    facts: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """One tensor after surgery, with what led to it."""
+
+    tensor: Tensor
+    """In the output type and stored orientation."""
+    changed: bool
+    """False where no delta reached the tensor: its bytes are those of `into`."""
+    facts: tuple[StepFacts, ...] = ()
+    raw: Delta | None = None
+    """Σ weight·delta as loaded, seen as (out, in); None where figures were not asked for."""
+    total: Delta | None = None
+    """Σ weight·delta as the steps left it."""
+    lone: bool = False
+    """True where the facts are of one whole delta: no other delta is added, and no step took a part of the rows."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The deltas of one tensor at their weights, seen as (out, in)."""
+
+    loaded: Mapping[str, Delta]
+    """As they came."""
+    live: Mapping[str, Delta]
+    """As the steps left them."""
+    facts: tuple[StepFacts, ...]
+    count: int
+    """How many deltas reach the tensor, those of weight 0 among them."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Weights that answer `read` by doing the surgery.
+
+    `subspaces(geometry, tensor)` hands out measured geometry; `weights` holds the recipe's numbers per delta;
+    `coefficients` what the fits among the steps found, by step and tensor.
+    """
+
+    into: Weights
+    deltas: Mapping[str, DeltaSource]
+    steps: Sequence[Step]
+    projectors: Mapping[str, Projector]
+    subspaces: Subspaces
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "stored"
+    coefficients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line for a notebook: the model, the deltas with their numbers, the steps."""
+        into, layout = getattr(self.into, "folder", None) or "a model in memory", self.layout
+        numbers = {name: self.weights.get(name, 1.0) for name in self.deltas}
+        deltas = " + ".join(name if number == 1.0 else f"{number}·{name}" for name, number in numbers.items())
+        steps = ", ".join(step.id for step in self.steps) or "no steps"
+        return f"Edited({into} ({layout.architecture}, {layout.blocks} blocks) + {deltas}; {steps})"
+
+    @property
+    def layout(self) -> Layout:
+        return self.into.layout
+
+    @property
+    def config(self) -> Any:
+        return self.into.config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what determines the result: `into`, the deltas, the steps as written and the geometry they use."""
+        parts = [self.into.fingerprint, repr(self.steps), repr(sorted(self.weights.items())), self.dtype]
+        parts.append(repr(sorted((step, sorted(found.items())) for step, found in self.coefficients.items())))
+        parts.append(getattr(self.subspaces, "fingerprint", ""))
+        parts += [f"{name}={source.fingerprint}" for name, source in sorted(self.deltas.items())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @cached_property
+    def touches(self) -> dict[str, tuple[Touch, ...]]:
+        return touches(self.steps, self.layout)
+
+    def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
+        """The edited tensor; with `rows` only those rows are computed where the edit allows it (no block matrix)."""
+        info = self.layout.tensors[tensor]
+        if rows is not None and info.matrix is not None:
+            return self.edit(tensor).tensor[rows]
+        return self.edit(tensor, rows=rows).tensor
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors by stored name, in memory at once: for models that fit."""
+        return {name: self.read(name).clone() for name in self.layout.order}
+
+    def edit(self, tensor: str, *, rows: "slice | Tensor | None" = None, figures: bool = False) -> TensorEdit:
+        """Run the steps on one tensor.
+
+        `figures` keeps the summed delta before and after for measurements. Errors: InputError naming step and tensor.
+        """
+        base = self.into.read(tensor, rows)
+        terms = self.terms(tensor, rows)
+        if not terms.live:
+            return TensorEdit(self.stored(base, base, tensor), changed=False, facts=terms.facts)
+        total = summed(terms.live.values())
+        return TensorEdit(
+            self.with_delta(base, total, tensor),
+            True,
+            terms.facts,
+            raw=summed(terms.loaded.values()) if figures else None,
+            total=total if figures else None,
+            lone=terms.count == 1 and all(touch.rows is None for touch in self.touches[tensor]),
+        )
+
+    def terms(self, tensor: str, rows: "slice | Tensor | None" = None) -> Terms:
+        """The deltas of one tensor, loaded and through the steps; those of weight 0 are left out."""
+        info = self.layout.tensors[tensor]
+        loaded = self._load(info, rows)
+        live, facts = self._steps(info, loaded)
+        return Terms(self._weighted(loaded, info), self._weighted(live, info), tuple(facts), len(loaded))
+
+    def with_delta(self, base: Tensor, delta: Delta, tensor: str) -> Tensor:
+        """W + D in the wider of their types and in stored orientation, rounded to the output type once."""
+        matrix = self.layout.tensors[tensor].matrix
+        result = _added(base, delta, transposed=matrix is not None and matrix.transposed)
+        return self.stored(result, base, tensor)
+
+    def _load(self, info: TensorInfo, rows: "slice | Tensor | None") -> dict[str, Delta]:
+        # W + (T − W) is T only in float64; products with a geometry stay in float32, as the model computes.
+        precise = all(touch.effect != "edit" for touch in self.touches[info.name])
+        found = {name: source.read(info.parameter, rows, precise=precise) for name, source in self.deltas.items()}
+        return {name: delta for name, delta in found.items() if delta is not None}
+
+    def _steps(self, info: TensorInfo, loaded: Mapping[str, Delta]) -> tuple[dict[str, Delta], list[StepFacts]]:
+        live = dict(loaded)
+        facts: list[StepFacts] = []
+        for touch in self.touches[info.name]:
+            names = [name for name in touch.step.selection.deltas if name in live]
+            if not names or touch.effect in ("left out", "source"):
+                continue
+            if touch.effect == "drop":
+                for name in names:
+                    del live[name]
+            elif touch.effect in ("scale", "fit"):
+                factor = self._factor(touch, info)
+                for name in names:
+                    live[name] = scaled_rows(live[name], touch.rows, factor)
+                    facts.append(StepFacts(touch.step.id, touch.step.method, name, None, {"factor": factor}, ()))
+            else:
+                facts += self._project(touch, info, live, names)
+        return live, facts
+
+    def _factor(self, touch: Touch, info: TensorInfo) -> float:
+        if touch.effect == "scale":
+            return number_for(touch.step.number, info, self.layout)
+        return self.coefficients[touch.step.id][info.name]
+
+    def _project(self, touch: Touch, info: TensorInfo, live: dict[str, Delta], names: list[str]) -> list[StepFacts]:
+        """Run a projector on the named deltas (each alone unless it is joint); `live` receives the results."""
+        projector = self.projectors[touch.step.method]
+        named = geometry_names(touch.step)
+        geometry = {name: self.subspaces(name, info.name) for name in named}
+        facts = []
+        for group in [names] if projector.joint else [[name] for name in names]:
+            before = {name: rows_of(live[name], touch.rows) for name in group}
+            try:
+                edit: Edit = projector.function(before, geometry, options=touch.step.options)
+            except InputError as error:
+                raise InputError(f"step {touch.step.id!r}, tensor {info.name!r}: {error}") from error
+            for name in group:
+                live[name] = _with_rows(live[name], touch.rows, edit.deltas[name])
+                facts.append(
+                    StepFacts(
+                        touch.step.id, touch.step.method, name, named[0] if named else None, edit.facts, edit.warnings
+                    )
+                )
+        return facts
+
+    def _weighted(self, deltas: Mapping[str, Delta], info: TensorInfo) -> dict[str, Delta]:
+        weighted = {}
+        for name, delta in deltas.items():
+            factor = number_for(self.weights.get(name, 1.0), info, self.layout)
+            if factor != 0.0:
+                weighted[name] = delta.scaled(factor)
+        return weighted
+
+    def _output_dtype(self, base: Tensor) -> torch.dtype:
+        if self.dtype == "stored" or not base.is_floating_point():
+            return base.dtype
+        return getattr(torch, self.dtype)  # type: ignore[no-any-return]
+
+    def stored(self, values: Tensor, base: Tensor, tensor: str) -> Tensor:
+        """The values rounded to the output type, once. Errors: InputError where `into` or the result is not finite."""
+        result = values.to(self._output_dtype(base))
+        if result is base or not result.is_floating_point():
+            return result
+        # A sum is finite unless an entry is not, or the sum overflows: the dear test only where the cheap one fails.
+        wide = torch.promote_types(result.dtype, torch.float32)
+        if not bool(result.sum(dtype=wide).isfinite()) and not bool(result.isfinite().all()):
+            _refuse_numbers(values, base, tensor, result.dtype, edited=values is not base)
+        return result
+
+
+def number_for(number: Any, info: TensorInfo, layout: Layout) -> float:
+    """The recipe's number for one tensor: scalar, gradient over the blocks, or the first filter that matches."""
+    return value_at(number, info.name, info.layer, layout.blocks, _position(info, layout))
+
+
+def _position(info: TensorInfo, layout: Layout) -> Literal["before", "block", "after"]:
+    """Where a tensor stands to the blocks in walking order: position embeddings come before, the final norm after."""
+    if info.layer is not None:
+        return "block"
+    for name, other in layout.tensors.items():
+        if name == info.name:
+            return "before"
+        if other.layer is not None:
+            break
+    return "after"
+
+
+def summed(terms: Iterable[Delta]) -> Delta:
+    """Their sum: factored where all are factored (factors side by side), dense otherwise."""
+    deltas = list(terms)
+    if len(deltas) == 1:
+        return deltas[0]
+    factored = [delta for delta in deltas if isinstance(delta, Factored)]
+    if len(factored) == len(deltas):
+        left = torch.cat([delta.left for delta in factored], dim=1)
+        return Factored(left, torch.cat([delta.right for delta in factored], dim=0))
+    total = deltas[0].dense().clone()
+    for delta in deltas[1:]:
+        total += delta.dense()
+    return Dense(total)
+
+
+def _added(base: Tensor, delta: Delta, *, transposed: bool) -> Tensor:
+    """W + D in the wider of their types, in stored orientation; rounding to the storage type is the caller's."""
+    values = delta.dense()
+    wide = torch.promote_types(base.dtype, values.dtype)
+    if transposed:
+        values = values.T
+    return base.to(wide) + values
+
+
+def scaled_rows(delta: Delta, rows: Rows | None, factor: float) -> Delta:
+    """The delta with these output rows (all of them for None) multiplied by `factor`."""
+    return _with_rows(delta, rows, rows_of(delta, rows).scaled(factor))
+
+
+def rows_of(delta: Delta, rows: Rows | None) -> Delta:
+    """These output rows of the delta; all of them for None."""
+    return delta if rows is None else delta.select_rows(_indices(rows))
+
+
+def _with_rows(delta: Delta, rows: Rows | None, edited: Delta) -> Delta:
+    """`delta` with `edited` in these rows."""
+    if rows is None:
+        return edited
+    values = delta.dense().clone()
+    values[_indices(rows)] = edited.dense().to(values.dtype)
+    return Dense(values)
+
+
+def _indices(rows: Rows) -> Tensor:
+    return torch.cat([torch.arange(start, stop) for start, stop in rows])
+
+
+def _refuse_numbers(values: Tensor, base: Tensor, tensor: str, dtype: torch.dtype, *, edited: bool) -> None:
+    """Say what is not finite: what `into` holds (its business where no delta comes), or what came of the rounding."""
+    if not bool(torch.isfinite(base).all()):
+        if edited:
+            raise InputError(
+                f"reading {tensor!r} of `into`: it holds NaN or infinity, expected finite weights; "
+                "repair or replace the checkpoint (`vecsurgery check --weights` names every such tensor)"
+            )
+        return
+    largest = float(values.abs().max())
+    raise InputError(
+        f"writing {tensor!r}: values up to {largest:.3g} do not fit {str(dtype).removeprefix('torch.')}; choose a "
+        "wider `output: {dtype: …}`, or smaller weights and scales"
+    )

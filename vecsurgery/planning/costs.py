@@ -1,0 +1,298 @@
+"""What a run costs: bytes and flops of each tensor, geometry and fit, from shapes and sample lengths alone."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from vecsurgery.checkpoint.types import TensorInfo
+from vecsurgery.editing.touches import geometry_names
+from vecsurgery.forward import share_a_pass
+from vecsurgery.forward.generation import HELD_BYTES
+from vecsurgery.planning.inputs import Inputs
+from vecsurgery.planning.judged import CONTINUATIONS, CONTINUED, judged_models, smoke_samples
+from vecsurgery.recipe.types import Step
+
+Action = Literal["edit", "scale", "add", "copy"]
+ROW_CHUNK = 1 << 26
+"""Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
+_FIT_MODELS = (11, 9)
+"""Candidate models that a fit asks about at most, first and then."""
+ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
+"""Bytes of one element; every other type that checkpoints hold has one byte."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """What happens to one tensor.
+
+    `action`: edit (a projector runs), scale (only numbers), add (its delta is added as it is), copy (bytes of `into`).
+    `steps`: (step id, effect) of the steps that meet a delta here. `reads`, `writes`, `memory` in bytes, `flops`: of
+    the products with the geometry (an upper bound: 4·out·in·r to project, as much again to measure the result).
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    action: Action
+    deltas: tuple[str, ...]
+    steps: tuple[tuple[str, str], ...]
+    reads: int
+    writes: int
+    memory: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class PlannedGeometry:
+    """What measuring one geometry takes; `file` True where it is read instead."""
+
+    name: str
+    file: bool
+    blocks: int
+    sites: tuple[str, ...]
+    samples: int
+    tokens: int
+    positions: int
+    counts: Mapping[str, int]
+    reads: int
+    memory: int
+    flops: int
+    bytes: int
+    """Upper bound of the geometry file's size."""
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """What one fit takes at most. `tensors`: matrices that it multiplies; `tokens`: fed for each of `models` candidate
+    models, asked about in two rounds of `passes` passes together. `reads`, `memory` in bytes, `flops`: of all passes.
+    """
+
+    step: str
+    method: str
+    delta: str
+    tensors: int
+    samples: int
+    tokens: int
+    models: int
+    passes: int
+    reads: int
+    memory: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class PlannedJudging:
+    """What `evaluate` and gates take at most: `models` models of `tokens` tokens in `passes` passes, and the
+    continuations of `smoke`. `reads`, `memory` in bytes, `flops`: of both.
+    """
+
+    models: int
+    samples: int
+    tokens: int
+    passes: int
+    reads: int
+    memory: int
+    flops: int
+
+
+def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozenset[str]]) -> PlannedTensor:
+    """What happens to one tensor. `changed`: delta name → parameters that differ."""
+    present = [name for name in inputs.deltas if info.parameter in changed[name]]
+    steps = []
+    action: Action = "add" if present else "copy"
+    live = set(present)
+    for touch in inputs.touches[info.name]:
+        concerned = [name for name in touch.step.selection.deltas if name in live]
+        if not concerned:
+            continue
+        steps.append((touch.step.id, touch.effect))
+        if touch.effect == "drop":
+            live -= set(concerned)
+        elif touch.effect == "edit":
+            action = "edit"
+        elif touch.effect in ("scale", "fit") and action != "edit":
+            action = "scale"
+    size = prod(info.shape)
+    return PlannedTensor(
+        tensor=info.name,
+        shape=info.shape,
+        action=action if live else "copy",
+        deltas=tuple(present),
+        steps=tuple(steps),
+        reads=_tensor_reads(inputs, info, present),
+        writes=size * item_size(output_type(info, inputs.recipe.output.dtype)),
+        memory=tensor_memory(inputs, info, len(present)),
+        flops=_tensor_flops(inputs, info, present),
+    )
+
+
+def _tensor_reads(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
+    """Bytes read for one tensor: those of `into`, and of what the deltas come from; what several share counts once."""
+    tensors = {(id(inputs.into), info.name): prod(info.shape) * item_size(info.dtype)}
+    adapters = 0
+    for name in present:
+        source = inputs.deltas[name]
+        stored = {}
+        for weights, tensor in source.stored(info.parameter):
+            entry = weights.layout.tensors[tensor]
+            stored[id(weights), tensor] = prod(entry.shape) * item_size(entry.dtype)
+        adapters += source.reads(info.parameter) - sum(stored.values())
+        tensors |= stored
+    return sum(tensors.values()) + adapters
+
+
+def tensor_memory(inputs: Inputs, info: TensorInfo, deltas: int) -> int:
+    """float32 copies of W, of each delta before and after, of their sum and of the stored change, plus the geometry."""
+    if not deltas:
+        return 0
+    size = prod(info.shape) * 4
+    directions = 0
+    if info.matrix is None and len(info.shape) > 1:
+        # Written by rows: never more than a chunk of it is in memory.
+        size = min(size, ROW_CHUNK * 4 // item_size(info.dtype))
+    if info.matrix is not None:
+        width = inputs.into.layout.sites[info.matrix.site].width
+        names = {name for touch in inputs.touches[info.name] for name in geometry_names(touch.step)}
+        directions = sum(width * _rank_bound(inputs, name, width) * 8 for name in names)
+    return size * (3 + 2 * deltas) + directions
+
+
+def _tensor_flops(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
+    if info.matrix is None:
+        return 0
+    flops = 0
+    width = inputs.into.layout.sites[info.matrix.site].width
+    for touch in inputs.touches[info.name]:
+        if touch.effect != "edit":
+            continue
+        live = [name for name in touch.step.selection.deltas if name in present]
+        for geometry in geometry_names(touch.step):
+            rank = _rank_bound(inputs, geometry, width)
+            flops += (4 * len(live) + 6) * prod(info.shape) * rank
+    return flops
+
+
+def _rank_bound(inputs: Inputs, geometry: str, width: int) -> int:
+    spec = inputs.recipe.geometry[geometry]
+    if spec.file is not None:
+        return min(width, inputs.files[geometry].info.max_directions)
+    return min(width, spec.max_directions, inputs.samples[geometry].positions)
+
+
+def geometry_cost(inputs: Inputs, name: str, sites: tuple[str, ...]) -> PlannedGeometry:
+    """What measuring these sites takes."""
+    layout = inputs.into.layout
+    widths = [layout.sites[site].width for site in sites]
+    last = max((layout.sites[site].layer for site in sites), default=-1)
+    if inputs.recipe.geometry[name].file is not None:
+        return PlannedGeometry(name, True, 0, sites, 0, 0, 0, {}, 0, 0, 0, 0)
+    samples = inputs.samples[name]
+    tokens = sum(len(sample.ids) for sample in samples.samples)
+    blocks = [info for info in layout.tensors.values() if info.layer is not None and info.layer <= last]
+    parameters = sum(prod(info.shape) for info in blocks)
+    sizes: Counter[int | None] = Counter()
+    for info in blocks:
+        sizes[info.layer] += prod(info.shape)
+    moments = sum(
+        2 * samples.positions * width * (width if samples.positions > min(width, 1024) else 0) for width in widths
+    )
+    states = tokens * layout.hidden * 4
+    geometry_block = max((layout.sites[s].width ** 2 * 8 for s in sites if samples.positions > 1024), default=0)
+    return PlannedGeometry(
+        name=name,
+        file=False,
+        blocks=last + 1,
+        sites=sites,
+        samples=len(samples.samples),
+        tokens=tokens,
+        positions=samples.positions,
+        counts=samples.counts,
+        reads=sum(prod(info.shape) * item_size(info.dtype) for info in blocks),
+        memory=2 * max(sizes.values(), default=0) * 4 + 2 * states + geometry_block,
+        flops=2 * tokens * parameters + moments,
+        bytes=sum(width * _rank_bound(inputs, name, width) * 4 + 8192 for width in widths),
+    )
+
+
+def fit_cost(inputs: Inputs, step: Step, tensors: Mapping[str, PlannedTensor]) -> PlannedFit:
+    """Two rounds of candidates: 9 factors, `into` and the raw delta first, 9 factors more then; each takes one pass,
+    or several where the hidden states of many tokens allow no more.
+    """
+    layout = inputs.into.layout
+    samples = [sample for sample in inputs.fit_samples[step.id].samples if sample.answer]
+    tokens = sum(len(sample.ids) for sample in samples)
+    blocks: Counter[int] = Counter()
+    for info in layout.tensors.values():
+        if info.layer is not None:
+            blocks[info.layer] += prod(info.shape)
+    parameters = sum(prod(info.shape) for info in layout.tensors.values() if len(info.shape) > 1)
+    projecting = sum(item.flops for item in tensors.values())
+    (delta,) = step.selection.deltas
+    fitted = [name for name, touched in inputs.touches.items() if any(t.step is step for t in touched)]
+    together = share_a_pass(tokens, layout.hidden)
+    passes = sum(-(-models // together) for models in _FIT_MODELS)
+    states = (min(together, max(_FIT_MODELS)) + 1) * tokens * layout.hidden * 4
+    # Of one block: W, the delta as loaded and as the steps left it, one candidate; hidden states of a pass.
+    return PlannedFit(
+        step=step.id,
+        method=step.method,
+        delta=delta,
+        tensors=len(fitted),
+        samples=len(samples),
+        tokens=tokens,
+        models=sum(_FIT_MODELS),
+        passes=passes,
+        reads=passes * sum(item.reads for item in tensors.values()),
+        memory=4 * max(blocks.values(), default=0) * 4 + states,
+        flops=sum(_FIT_MODELS) * 2 * tokens * parameters + passes * projecting,
+    )
+
+
+def judging_cost(inputs: Inputs, tensors: Mapping[str, PlannedTensor]) -> PlannedJudging | None:
+    """The passes behind the writing; None where nothing is asked for.
+
+    Models that are not held are read once for each token of a continuation, and twice for its checks.
+    """
+    gates = inputs.recipe.gates
+    sources = [*inputs.evaluation.values()]
+    sources += [samples for index, samples in inputs.gate_samples.items() if gates[index].data is not None]
+    smoke = any(gate.measure == "smoke" for gate in gates)
+    sources += [smoke_samples(inputs)] if smoke else []
+    if not sources:
+        return None
+    layout, models = inputs.into.layout, judged_models(inputs)
+    lengths = [len(sample.ids) for samples in sources for sample in samples.samples]
+    stored = {name: prod(info.shape) * item_size(info.dtype) for name, info in layout.tensors.items()}
+    written = sum(item.writes for item in tensors.values())
+    blocks: Counter[int] = Counter()
+    for name, info in layout.tensors.items():
+        if info.layer is not None:
+            # into, raw and edited as they are stored, and one of them in float32
+            blocks[info.layer] += stored[name] * 2 + tensors[name].writes + prod(info.shape) * 4
+    together = share_a_pass(sum(lengths), layout.hidden)
+    parameters = sum(prod(info.shape) for info in layout.tensors.values() if len(info.shape) > 1)
+    raw = sum(item.reads for item in tensors.values()) if "raw" in models else 0
+    alone = sum(stored.values()) if together < len(models) or not raw else 0
+    held = sum(prod(info.shape) for info in layout.tensors.values()) * 4 < HELD_BYTES
+    continued = (1 if held else CONTINUED + 2) * written if smoke else 0
+    return PlannedJudging(
+        models=len(models),
+        samples=len(lengths),
+        tokens=sum(lengths),
+        passes=-(-len(models) // together),
+        reads=raw + alone + written + continued,
+        memory=max(blocks.values(), default=0) + (min(together, len(models)) + 1) * sum(lengths) * layout.hidden * 4,
+        flops=2 * parameters * (len(models) * sum(lengths) + (CONTINUATIONS * CONTINUED if smoke else 0)),
+    )
+
+
+def item_size(dtype: str) -> int:
+    """Bytes of one element of a stored type."""
+    return ITEM_SIZES.get(dtype, 1)
+
+
+def output_type(info: TensorInfo, dtype: str) -> str:
+    """The type a tensor is written in: floating ones follow the recipe's `output.dtype`."""
+    floating = info.dtype in ("float64", "float32", "float16", "bfloat16")
+    return dtype if dtype != "stored" and floating else info.dtype
