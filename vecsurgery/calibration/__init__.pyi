@@ -4,7 +4,10 @@ from .alternatives import other_answers as other_answers
 from .alternatives import rows_of as rows_of
 from .preparing import prepare as prepare
 from .rows import Row as Row
+from .rows import Spans as Spans
 from .rows import read_rows as read_rows
+from .spans import SpannedSample as SpannedSample
+from .spans import spanned as spanned
 from .tokenizer import has_tokenizer as has_tokenizer
 from .tokenizer import load_tokenizer as load_tokenizer
 from .tokenizer import sanity as sanity

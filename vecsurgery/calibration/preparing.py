@@ -59,7 +59,7 @@ def prepare(
     Raises InputError for data that cannot be used, and where no sample is left; the message says why.
     """
     rows = read_rows(spec.data, spec.rows)
-    unique = _first_of_each(rows)
+    unique = first_of_each(rows)
     make = sample_maker(spec, tokenizer, rule, skip_first, longest(spec, context))
     in_order = _take(unique, make, spec) if spec.limit is None or len(unique) <= spec.limit else None
     taken = _take(_shuffled(unique, spec.seed), make, spec) if in_order is None or in_order.full else in_order
@@ -77,10 +77,12 @@ def prepare(
     if not samples:
         raise InputError(_nothing_left(spec, counts, taken.full))
     warnings = (*_warnings(spec, counts), *_unknown(spec, tokenizer, samples))
-    return Samples(samples, counts, _fingerprint(samples), warnings)
+    return Samples(
+        samples, counts, fingerprint(f"{list(sample.ids)}{list(sample.positions)}" for sample in samples), warnings
+    )
 
 
-def _first_of_each(rows: Iterable[Row]) -> list[Row]:
+def first_of_each(rows: Iterable[Row]) -> list[Row]:
     """The rows in order, repeats left out."""
     unique: dict[str, Row] = {}
     for row in rows:
@@ -94,7 +96,7 @@ def longest(spec: DataSpec, context: int | None) -> int:
         return min(context or _LONGEST, _LONGEST)
     if context is not None and spec.max_length > context:
         raise InputError(
-            f"preparing {_names(spec)}: `max_length` is {spec.max_length}, but the model reads at most {context} tokens"
+            f"preparing {names(spec)}: `max_length` is {spec.max_length}, but the model reads at most {context} tokens"
         )
     return spec.max_length
 
@@ -158,19 +160,26 @@ def _take(rows: Iterable[Row], make: Callable[[Row], _Outcome], spec: DataSpec) 
     return _Taken(tuple(outcomes), full=False)
 
 
-def _fingerprint(samples: Sequence[Sample]) -> str:
+def fingerprint(lines: Iterable[str]) -> str:
+    """SHA-256 over lines that say of one sample each what it is."""
     digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(f"{list(sample.ids)}{list(sample.positions)}\n".encode("ascii"))
+    for line in lines:
+        digest.update(f"{line}\n".encode("ascii"))
     return digest.hexdigest()
 
 
-def _names(spec: DataSpec) -> str:
+def in_order_of_use(rows: Sequence[Row], spec: DataSpec) -> list[Row]:
+    """At most `limit` rows: in file order where it does not bind, else in an order shuffled by `seed`."""
+    return list(rows) if spec.limit is None or len(rows) <= spec.limit else _shuffled(rows, spec.seed)[: spec.limit]
+
+
+def names(spec: DataSpec) -> str:
+    """The files of a source, for messages."""
     return ", ".join(str(path) for path in spec.data)
 
 
 def _nothing_left(spec: DataSpec, counts: dict[str, int], full: bool) -> str:
-    start = f"preparing {_names(spec)}: no usable sample among {counts['rows']} rows"
+    start = f"preparing {names(spec)}: no usable sample among {counts['rows']} rows"
     if full:
         return f"{start}: the first one selects more positions than `max_tokens` ({spec.max_tokens}) allows; raise it"
     return (
@@ -182,10 +191,10 @@ def _nothing_left(spec: DataSpec, counts: dict[str, int], full: bool) -> str:
 def _warnings(spec: DataSpec, counts: dict[str, int]) -> tuple[str, ...]:
     warnings = []
     if counts["cut"]:
-        warnings.append(f"{_names(spec)}: {counts['cut']} of {counts['samples']} samples were cut at `max_length`")
+        warnings.append(f"{names(spec)}: {counts['cut']} of {counts['samples']} samples were cut at `max_length`")
     if counts["dropped"]:
         warnings.append(
-            f"{_names(spec)}: {counts['dropped']} rows were dropped: no closing tag or no selected position was left "
+            f"{names(spec)}: {counts['dropped']} rows were dropped: no closing tag or no selected position was left "
             "within `max_length`"
         )
     return tuple(warnings)
@@ -199,4 +208,4 @@ def _unknown(spec: DataSpec, tokenizer: "PreTrainedTokenizerFast", samples: Sequ
     total = sum(len(sample.ids) for sample in samples)
     if unknown <= _MUCH_UNKNOWN * total:
         return ()
-    return (f"{_names(spec)}: {unknown} of {total} tokens are unknown to the tokenizer",)
+    return (f"{names(spec)}: {unknown} of {total} tokens are unknown to the tokenizer",)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,18 @@ _EXPECTED = "{text}, {prompt, response}, {prompt, reasoning, response}, {message
 ALTERNATIVES = ("paraphrased_answer", "perturbed_answer")
 """TOFU's fields for the same answer in other words, and for wrong answers in the same words."""
 _RAIN_MARK = "related_prompt_list"
+_RAIN_SPANS = {"instruction": "prompt_spans", "related": "response_spans"}
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Parts of a row that attention data names: those of the prompt that instruct, and those of the response that
+    follow an instruction or have nothing to do with one.
+    """
+
+    instruction: tuple[str, ...]
+    related: tuple[str, ...]
+    unrelated: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,7 @@ class Row:
 
     `turns`: (role, content) pairs before the response. `asked`: the row came as question and answer (TOFU's fields).
     `where`: "file:line" for messages. `alternatives`: TOFU's other answers to the question, as the file has them (see
-    `other_answers`); they are no part of the row's identity.
+    `other_answers`). `spans`: of attention data. Neither is a part of the row's identity.
     """
 
     where: str
@@ -33,6 +45,7 @@ class Row:
     response: str = ""
     asked: bool = False
     alternatives: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    spans: Spans | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def identity(self) -> str:
@@ -82,7 +95,7 @@ def _row(entry: Entry) -> Row:
     if form == ("text",):
         return Row(where, text=_string(fields, "text", where))
     if form == ("messages",):
-        return _conversation(fields["messages"], where)
+        return replace(_conversation(fields["messages"], where), spans=_spans(fields, where))
     ask, reply = form
     return Row(
         where,
@@ -91,7 +104,32 @@ def _row(entry: Entry) -> Row:
         response=_string(fields, reply, where),
         asked=ask == "question",
         alternatives={name: fields[name] for name in ALTERNATIVES if name in fields},
+        spans=_spans(fields, where),
     )
+
+
+def _spans(fields: Mapping[str, object], where: str) -> Spans | None:
+    """The spans of a row under our names, or under those of RAIN's published rows; None where it has none."""
+    own = {kind: f"{kind}_spans" for kind in ("instruction", "related", "unrelated")}
+    if any(name in fields for name in own.values()):
+        return Spans(**{kind: _texts(fields.get(name, []), name, where) for kind, name in own.items()})
+    if _RAIN_MARK not in fields:
+        return None
+    entries = fields[_RAIN_MARK]
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise InputError(f"{where}: `{_RAIN_MARK}` is {_kind(entries)}; expected a list of objects with spans")
+    found = {
+        kind: tuple(span for entry in entries for span in _texts(entry.get(name, []), f"{_RAIN_MARK}.{name}", where))
+        for kind, name in _RAIN_SPANS.items()
+    }
+    name = "unrelated_response_spans"
+    return Spans(**found, unrelated=_texts(fields.get(name, []), name, where))
+
+
+def _texts(value: object, name: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise InputError(f"{where}: `{name}` is {_kind(value)}; expected a list of texts")
+    return tuple(each for each in value if each.strip())
 
 
 def _form_message(where: str, fields: Mapping[str, object], forms: Sequence[tuple[str, ...]]) -> str:

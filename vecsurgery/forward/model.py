@@ -87,6 +87,15 @@ class StreamedModel:
         """Whether the variants differ before their first block, or in what stands behind the last but the head."""
         return self._outside.varied or callable(self._table)
 
+    @property
+    def architecture(self) -> str:
+        """`model_type` of the configuration."""
+        return str(self._model.config.model_type)
+
+    def attend_by(self, name: str) -> None:
+        """Attend through the function that transformers' registry has under this name. Errors: ValueError."""
+        self._model.set_attn_implementation(name)
+
     def select(self, variant: int) -> None:
         """Put the parameters outside of blocks and head of this variant in place."""
         if self._selected is not None and (variant == self._selected or not self.varied_outside):
