@@ -77,6 +77,8 @@ def _each(name: str, make: Callable[[Work, str], Any]) -> Stage:
 
 
 def _relearn(work: Work, unlearner: str) -> Any:
+    if work.seed not in work.settings.relearning.seeds:
+        return {}
     return relearn(work, unlearner, work.once(f"compare/{unlearner}", lambda: compare(work, unlearner)))
 
 

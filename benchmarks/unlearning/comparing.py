@@ -64,16 +64,16 @@ def find(points: Points, coefficients: Sequence[float], known: Any, measure: str
 
 
 def matched(points: Points, coefficients: Sequence[float], known: Any, measure: str) -> dict[str, Any]:
-    """A line's point at equal forgetting, with every measure of that very model."""
+    """A line's point at equal forgetting, with the measures of that very model.
+
+    Where it is the capped answer loss that is equal: paraphrased questions and ROUGE too.
+    """
     found = find(points, coefficients, known, measure)
     at = found.coefficient
-    return {
-        "coefficient": at,
-        "share": found.value,
-        "met": found.met,
-        **{part: points.rows(part, at).means() for part in (*PARTS, *PARAPHRASED)},
-        "rouge": _rouge(points.work, points.put(at)),
-    }
+    parts = (*PARTS, *PARAPHRASED) if measure == "capped" else PARTS
+    point = {"coefficient": at, "share": found.value, "met": found.met}
+    point |= {part: points.rows(part, at).means() for part in parts}
+    return point | ({"rouge": _rouge(points.work, points.put(at))} if measure == "capped" else {})
 
 
 def _rouge(work: Work, model: Any) -> dict[str, float]:
