@@ -44,7 +44,7 @@ def test_a_number_that_is_not_finite_is_not_written() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2, this release reads version 1"),
+        ({"version": 1}, "version 1, this release reads version 2"),
         ({"step": 3}, "step is 3, expected text"),
         ({"tensors": {"a": "1.5"}}, "tensors.a is '1.5', expected a finite number"),
         ({"tensors": [1.5]}, "tensors is .* expected a map"),

@@ -38,6 +38,13 @@ class Dense:
     def scaled(self, factor: float) -> "Dense":
         return self if factor == 1.0 else Dense(self.values * factor)
 
+    def scaled_each(self, rows: Float[Tensor, " outputs"] | None, columns: Float[Tensor, " inputs"] | None) -> "Dense":
+        """diag(rows) D diag(columns); None stands for ones."""
+        values = self.values
+        if rows is not None:
+            values = values * rows.to(values.dtype)[:, None]
+        return Dense(values if columns is None else values * columns.to(values.dtype))
+
     def squared_norm(self) -> float:
         """‖D‖²_F: rows in the values' own type, their sum in float64."""
         if self.values.ndim:
@@ -81,6 +88,13 @@ class Factored:
 
     def scaled(self, factor: float) -> "Factored":
         return self if factor == 1.0 else Factored(self.left * factor, self.right)
+
+    def scaled_each(
+        self, rows: Float[Tensor, " outputs"] | None, columns: Float[Tensor, " inputs"] | None
+    ) -> "Factored":
+        """diag(rows) B A diag(columns); None stands for ones."""
+        left = self.left if rows is None else self.left * rows.to(self.left.dtype)[:, None]
+        return Factored(left, self.right if columns is None else self.right * columns.to(self.right.dtype))
 
     def squared_norm(self) -> float:
         """‖B A‖²_F = tr((BᵀB)(A Aᵀ)), in float64."""

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout
 from vecsurgery.delta import Delta
-from vecsurgery.editing.edited import Edited, Terms, rows_of, scaled_rows, summed
+from vecsurgery.editing.edited import Edited, Terms, summed
+from vecsurgery.editing.multipliers import multiplied, rows_of, scaled_rows
 from vecsurgery.editing.touches import Rows
+from vecsurgery.fits import Multiplier
 from vecsurgery.forward import Versions
 
 Kind = Literal["into", "raw", "edited"]
@@ -21,12 +23,13 @@ class Variant:
     """One of them.
 
     into: the model that is edited, as it is. raw: the delta as loaded, all its tensors, times `factor`. edited: the
-    delta as the steps left it, its fitted tensors times `factor`. In raw and edited the other deltas stand as the steps
-    left them. All at the weights of the recipe.
+    delta as the steps left it, its fitted tensors times `factor` and what `table` has for them. In raw and edited the
+    other deltas stand as the steps left them. All at the weights of the recipe.
     """
 
     kind: Kind
     factor: float = 1.0
+    table: Mapping[str, Multiplier] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,5 +110,8 @@ class Candidates:
             if own and wanted.kind == "raw":
                 delta = delta.scaled(wanted.factor)
             elif own and (self.tensors is None or tensor in self.tensors):
-                delta = scaled_rows(delta, self.tensors[tensor] if self.tensors else None, wanted.factor)
+                rows = self.tensors[tensor] if self.tensors else None
+                delta = scaled_rows(delta, rows, wanted.factor)
+                if wanted.table is not None and tensor in wanted.table:
+                    delta, _ = multiplied(delta, wanted.table[tensor], self.layout.tensors[tensor].matrix, rows)
             yield delta

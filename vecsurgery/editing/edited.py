@@ -14,8 +14,10 @@ from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
 from vecsurgery.delta import Delta, DeltaSource, Dense, Edit, Factored
-from vecsurgery.editing.touches import Rows, Touch, geometry_names, touches
+from vecsurgery.editing.multipliers import multiplied, rows_of, with_rows
+from vecsurgery.editing.touches import Touch, geometry_names, touches
 from vecsurgery.errors import InputError
+from vecsurgery.fits import Multiplier
 from vecsurgery.linalg import Subspace
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe.numbers import value_at
@@ -82,7 +84,7 @@ class Edited:
     subspaces: Subspaces
     weights: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "stored"
-    coefficients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    coefficients: Mapping[str, Mapping[str, Multiplier]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """One line for a notebook: the model, the deltas with their numbers, the steps."""
@@ -173,15 +175,15 @@ class Edited:
                 for name in names:
                     del live[name]
             elif touch.effect in ("scale", "fit"):
-                factor = self._factor(touch, info)
+                number = self._multiplier(touch, info)
                 for name in names:
-                    live[name] = scaled_rows(live[name], touch.rows, factor)
-                    facts.append(StepFacts(touch.step.id, touch.step.method, name, None, {"factor": factor}, ()))
+                    live[name], found = multiplied(live[name], number, info.matrix, touch.rows)
+                    facts.append(StepFacts(touch.step.id, touch.step.method, name, None, found, ()))
             else:
                 facts += self._project(touch, info, live, names)
         return live, facts
 
-    def _factor(self, touch: Touch, info: TensorInfo) -> float:
+    def _multiplier(self, touch: Touch, info: TensorInfo) -> Multiplier:
         if touch.effect == "scale":
             return number_for(touch.step.number, info, self.layout)
         return self.coefficients[touch.step.id][info.name]
@@ -199,7 +201,7 @@ class Edited:
             except InputError as error:
                 raise InputError(f"step {touch.step.id!r}, tensor {info.name!r}: {error}") from error
             for name in group:
-                live[name] = _with_rows(live[name], touch.rows, edit.deltas[name])
+                live[name] = with_rows(live[name], touch.rows, edit.deltas[name])
                 facts.append(
                     StepFacts(
                         touch.step.id, touch.step.method, name, named[0] if named else None, edit.facts, edit.warnings
@@ -271,29 +273,6 @@ def _added(base: Tensor, delta: Delta, *, transposed: bool) -> Tensor:
     if transposed:
         values = values.T
     return base.to(wide) + values
-
-
-def scaled_rows(delta: Delta, rows: Rows | None, factor: float) -> Delta:
-    """The delta with these output rows (all of them for None) multiplied by `factor`."""
-    return _with_rows(delta, rows, rows_of(delta, rows).scaled(factor))
-
-
-def rows_of(delta: Delta, rows: Rows | None) -> Delta:
-    """These output rows of the delta; all of them for None."""
-    return delta if rows is None else delta.select_rows(_indices(rows))
-
-
-def _with_rows(delta: Delta, rows: Rows | None, edited: Delta) -> Delta:
-    """`delta` with `edited` in these rows."""
-    if rows is None:
-        return edited
-    values = delta.dense().clone()
-    values[_indices(rows)] = edited.dense().to(values.dtype)
-    return Dense(values)
-
-
-def _indices(rows: Rows) -> Tensor:
-    return torch.cat([torch.arange(start, stop) for start, stop in rows])
 
 
 def _refuse_numbers(values: Tensor, base: Tensor, tensor: str, dtype: torch.dtype, *, edited: bool) -> None:

@@ -1,8 +1,8 @@
 """Fits: what a recipe's `fit` can find out about the edited model and turn into coefficients; one file a method.
 
-Lives here: for each method its options, a function that asks for losses of candidate models and returns coefficients,
+Lives here: for each method its options, a function that asks about candidate models and returns coefficients,
 and one `FIT` object. A new file with such an object is found by itself (`vecsurgery.methods`). May not: read a
-checkpoint, run a model (it asks for losses and is answered), or import rooms other than linalg and delta.
+checkpoint, run a model (it asks and is answered), or import rooms other than linalg and delta.
 """
 
 import lazy_loader

@@ -7,6 +7,10 @@ from .crossing import log_spaced as log_spaced
 from .crossing import value_between as value_between
 from .types import AnswerLosses as AnswerLosses
 from .types import Ask as Ask
+from .types import AskAttention as AskAttention
+from .types import AttentionPaid as AttentionPaid
 from .types import Candidate as Candidate
 from .types import Coefficients as Coefficients
 from .types import CurvePoint as CurvePoint
+from .types import FittedMatrix as FittedMatrix
+from .types import Multiplier as Multiplier

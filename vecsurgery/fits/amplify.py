@@ -10,7 +10,7 @@ from vecsurgery.errors import InputError
 
 from ._registry import Fit
 from .crossing import first_crossing, first_reached, log_spaced, value_between
-from .types import AnswerLosses, Ask, Candidate, Coefficients, CurvePoint
+from .types import AnswerLosses, Ask, Candidate, Coefficients, CurvePoint, FittedMatrix
 
 POINTS = 9
 """Factors that one pass asks about: over the range first, then inside the bracket of the first crossing."""
@@ -90,7 +90,7 @@ def amplify(
     *,
     step: str,
     delta: str,
-    tensors: Sequence[str],
+    tensors: Mapping[str, FittedMatrix],
     facts: Mapping[str, float],
     options: Amplify,
 ) -> Coefficients:

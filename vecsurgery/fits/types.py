@@ -4,11 +4,28 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from vecsurgery.errors import InputError
 
-VERSION = 1
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+VERSION = 2
+Multiplier = float | Mapping[str, tuple[float, ...]]
+"""What the delta of a matrix is multiplied by: one number, or for each of its roles a number a head. Heads number the
+rows of q, k and v, and the columns of o; rows of other roles are left alone."""
+
+
+@dataclass(frozen=True)
+class FittedMatrix:
+    """A matrix that a fit multiplies. `layer`: its block. `heads`: role of each of its parts → heads that number the
+    part's rows (q, k, v) or columns (o); 0 for a part that has none.
+    """
+
+    layer: int
+    heads: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -17,11 +34,13 @@ class Candidate:
 
     `into`: the model that is edited. `raw`: `into` with the delta as loaded, all its tensors, times `factor` and its
     weight; other deltas as they stand at this step. `edited`: the deltas as the steps above left them, the fitted
-    matrices of the delta times `factor`. `reference`: the model that the options name.
+    matrices of the delta times `factor` and, where there is a `table`, each times its multiplier. `reference`: the
+    model that the options name.
     """
 
     kind: Literal["into", "raw", "edited", "reference"]
     factor: float = 1.0
+    table: Mapping[str, Multiplier] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,31 @@ Ask = Callable[[Sequence[Candidate]], list[AnswerLosses]]
 
 
 @dataclass(frozen=True)
+class AttentionPaid:
+    """Attention that responses pay to instructions in one model, exact, in float64.
+
+    `related`, `unrelated`: Σ_t Σ_τ Att[t, τ] over response tokens t that follow an instruction (that have nothing to do
+    with one) and instruction tokens τ, for each sample, layer and query head. `…_tokens`: how many there are in each
+    sample.
+    """
+
+    related: "Float[Tensor, 'samples layers heads']"
+    unrelated: "Float[Tensor, 'samples layers heads']"
+    instruction_tokens: tuple[int, ...]
+    related_tokens: tuple[int, ...]
+    unrelated_tokens: tuple[int, ...]
+
+
+class AskAttention(Protocol):
+    """What a fit of attention asks: answer losses as any other, and attention on instructions."""
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[AnswerLosses]: ...
+
+    def attention(self, candidate: Candidate) -> AttentionPaid:
+        """Of `into` or the edited model, by a pass of its own."""
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """Losses of the edited model at one factor."""
 
@@ -55,17 +99,17 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What a fit found: a number for each fitted tensor, and how it was chosen.
+    """What a fit found: a multiplier for each fitted tensor, and how it was chosen.
 
     `step`, `method`, `delta`: which step found it, by which method, for which delta. `tensors`: stored tensor name →
-    number that its delta is multiplied by. `facts`: figures for the report. `curve`: every edited model that was
+    what its delta is multiplied by. `facts`: figures for the report. `curve`: every edited model that was
     asked about, by factor. `warnings`: for the user to judge.
     """
 
     step: str
     method: str
     delta: str
-    tensors: Mapping[str, float]
+    tensors: Mapping[str, Multiplier]
     facts: Mapping[str, float]
     curve: tuple[CurvePoint, ...]
     warnings: tuple[str, ...] = ()
@@ -105,7 +149,7 @@ def _coefficients(content: Any) -> Coefficients:
         step=_text(content["step"], "step"),
         method=_text(content["method"], "method"),
         delta=_text(content["delta"], "delta"),
-        tensors=_numbers(content["tensors"], "tensors"),
+        tensors=_multipliers(content["tensors"]),
         facts=_numbers(content["facts"], "facts"),
         curve=tuple(_point(point, f"curve[{index}]") for index, point in enumerate(curve)),
         warnings=tuple(_text(each, "warnings") for each in _list(content["warnings"], "warnings")),
@@ -140,6 +184,23 @@ def _numbers(content: Any, name: str) -> dict[str, float]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} is {content!r}, expected a map of numbers")
     return {key: _number(each, f"{name}.{key}") for key, each in content.items()}
+
+
+def _multipliers(content: Any) -> dict[str, Multiplier]:
+    if not isinstance(content, dict):
+        raise ValueError(f"tensors is {content!r}, expected a map of numbers")
+    return {name: _multiplier(each, f"tensors.{name}") for name, each in content.items()}
+
+
+def _multiplier(content: Any, name: str) -> Multiplier:
+    if not isinstance(content, dict):
+        return _number(content, name)
+    if not content:
+        raise ValueError(f"{name} is empty, expected a number, or a list of numbers for each role")
+    return {
+        role: tuple(_number(each, f"{name}.{role}") for each in _list(numbers, f"{name}.{role}"))
+        for role, numbers in content.items()
+    }
 
 
 def _number(content: Any, name: str) -> float:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vecsurgery.checkpoint.types import Weights
+from vecsurgery.checkpoint.types import Layout, Weights
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.progress import Progress, silent
 
@@ -117,6 +117,38 @@ def attention_mass(
         sample = int((~found.isfinite()).any(dim=(1, 2, 3)).nonzero()[0])
         raise InputError(f"listening to attention: that of sample {sample} is not finite (NaN or infinity).")
     return found
+
+
+def require_heard(weights: Weights) -> None:
+    """Refuse a model whose attention cannot be listened to, without reading its weights: zeros stand in for them.
+
+    Raises: UnsupportedError as `attention_mass`.
+    """
+    attention_mass(_Zeros(weights), [Attended((0, 0, 0), ((1, 2),), (1,))])
+
+
+@dataclass(frozen=True)
+class _Zeros:
+    """Weights of the same layout that are all zero and take no memory."""
+
+    weights: Weights
+
+    @property
+    def layout(self) -> Layout:
+        return self.weights.layout
+
+    @property
+    def config(self) -> Any:
+        return self.weights.config
+
+    @property
+    def fingerprint(self) -> str:
+        return "zeros"
+
+    def read(self, tensor: str, rows: slice | Tensor | None = None) -> Tensor:
+        info = self.layout.tensors[tensor]
+        zeros = torch.zeros((), dtype=getattr(torch, info.dtype)).expand(info.shape)
+        return zeros if rows is None else zeros[rows]
 
 
 def _heads(weights: Weights) -> int:

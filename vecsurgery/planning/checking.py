@@ -12,7 +12,7 @@ from vecsurgery.checkpoint import partial_path, readable, require_space
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import DeltaSource, Difference, check_tying
 from vecsurgery.errors import InputError, UnsupportedError
-from vecsurgery.forward import require_loadable
+from vecsurgery.forward import require_heard, require_loadable
 from vecsurgery.planning.disjoint import require_disjoint
 from vecsurgery.planning.inputs import Inputs, Pair
 from vecsurgery.planning.lineage import distance, distance_warning, lineage_warnings
@@ -199,6 +199,13 @@ def _require_streamable(what: str, model: Weights) -> None:
         raise UnsupportedError(f"{what}: {error}") from error
 
 
+def _require_heard(what: str, model: Weights) -> None:
+    try:
+        require_heard(model)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{what}: {error}") from error
+
+
 def _measured(inputs: Inputs, facts: dict[str, Any]) -> list[str]:
     """The rows of fits, evaluation and gates, and the models that read them; warnings."""
     found: dict[str, Samples] = {f"step {step!r}": samples for step, samples in inputs.fit_samples.items()}
@@ -210,6 +217,9 @@ def _measured(inputs: Inputs, facts: dict[str, Any]) -> list[str]:
         _require_streamable(next(iter(found)), inputs.into)
     elif inputs.recipe.gates:
         _require_streamable("gates: smoke (`gates: []` does without)", inputs.into)
+    for planned in inputs.recipe.steps:
+        if planned.verb == "fit" and inputs.fits[planned.method].asks == "attention":
+            _require_heard(f"step {planned.id!r}", inputs.into)
     for step, models in inputs.fit_models.items():
         ids = {index for sample in inputs.fit_samples[step].samples for index in sample.ids}
         for key, model in models.items():

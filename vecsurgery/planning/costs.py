@@ -17,7 +17,7 @@ from vecsurgery.recipe.types import Step
 Action = Literal["edit", "scale", "add", "copy"]
 ROW_CHUNK = 1 << 26
 """Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
-_FIT_MODELS = (11, 9)
+_FIT_MODELS = {"losses": (11, 9), "attention": (1, 3)}
 """Candidate models that a fit asks about at most, first and then."""
 ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
 """Bytes of one element; every other type that checkpoints hold has one byte."""
@@ -216,8 +216,10 @@ def geometry_cost(inputs: Inputs, name: str, sites: tuple[str, ...]) -> PlannedG
 
 
 def fit_cost(inputs: Inputs, step: Step, tensors: Mapping[str, PlannedTensor]) -> PlannedFit:
-    """Two rounds of candidates: 9 factors, `into` and the raw delta first, 9 factors more then; each takes one pass,
-    or several where the hidden states of many tokens allow no more.
+    """Two rounds of models, each in one pass, or in several where the hidden states of many tokens allow no more.
+
+    Of losses: 9 factors, `into` and the raw delta first, 9 factors more then. Of attention: the model that it is
+    measured on, then the edited model without, with and with permuted coefficients.
     """
     layout = inputs.into.layout
     samples = [sample for sample in inputs.fit_samples[step.id].samples if sample.answer]
@@ -231,8 +233,9 @@ def fit_cost(inputs: Inputs, step: Step, tensors: Mapping[str, PlannedTensor]) -
     (delta,) = step.selection.deltas
     fitted = [name for name, touched in inputs.touches.items() if any(t.step is step for t in touched)]
     together = share_a_pass(tokens, layout.hidden)
-    passes = sum(-(-models // together) for models in _FIT_MODELS)
-    states = (min(together, max(_FIT_MODELS)) + 1) * tokens * layout.hidden * 4
+    rounds = _FIT_MODELS[inputs.fits[step.method].asks]
+    passes = sum(-(-models // together) for models in rounds)
+    states = (min(together, max(rounds)) + 1) * tokens * layout.hidden * 4
     # Of one block: W, the delta as loaded and as the steps left it, one candidate; hidden states of a pass.
     return PlannedFit(
         step=step.id,
@@ -241,11 +244,11 @@ def fit_cost(inputs: Inputs, step: Step, tensors: Mapping[str, PlannedTensor]) -
         tensors=len(fitted),
         samples=len(samples),
         tokens=tokens,
-        models=sum(_FIT_MODELS),
+        models=sum(rounds),
         passes=passes,
         reads=passes * sum(item.reads for item in tensors.values()),
         memory=4 * max(blocks.values(), default=0) * 4 + states,
-        flops=sum(_FIT_MODELS) * 2 * tokens * parameters + passes * projecting,
+        flops=sum(rounds) * 2 * tokens * parameters + passes * projecting,
     )
 
 

@@ -14,7 +14,7 @@ from vecsurgery.editing.touches import Touch, touches
 from vecsurgery.errors import UnsupportedError
 from vecsurgery.fits import Fit
 from vecsurgery.geometry import Geometry
-from vecsurgery.planning.sampling import calibration_samples, measured_answers, measured_samples
+from vecsurgery.planning.sampling import attention_samples, calibration_samples, measured_answers, measured_samples
 from vecsurgery.planning.tokenizers import Tokenizers
 from vecsurgery.planning.vocabulary import Alignment, align
 from vecsurgery.projectors import Projector
@@ -66,12 +66,17 @@ class Inputs:
 
     @cached_property
     def fit_samples(self) -> dict[str, Samples]:
-        """Id of a fit → the rows that it measures on, all with answers."""
-        return {
-            step.id: measured_samples(f"step {step.id!r}", step.data, self.into, self.tokenizers, answers=True)
-            for step in self.recipe.steps
-            if step.data is not None
-        }
+        """Id of a fit → the rows that it measures on: all with answers, or with spans where it asks for attention."""
+        found = {}
+        for step in self.recipe.steps:
+            if step.data is None:
+                continue
+            what = f"step {step.id!r}"
+            if self.fits[step.method].asks == "attention":
+                found[step.id] = attention_samples(what, step.data, self.into, self.tokenizers)
+            else:
+                found[step.id] = measured_samples(what, step.data, self.into, self.tokenizers, answers=True)
+        return found
 
     @cached_property
     def evaluation(self) -> dict[str, Samples]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vecsurgery.calibration import OtherAnswers, Samples, has_alternatives, other_answers, prepare, rows_of
+from vecsurgery.calibration import OtherAnswers, Samples, has_alternatives, other_answers, prepare, rows_of, spanned
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.errors import InputError
 from vecsurgery.planning.tokenizers import Tokenizers
@@ -42,6 +42,15 @@ def measured_samples(what: str, data: DataSpec, model: Weights, tokenizers: Toke
             "messages, whose answer begins within `max_length`"
         )
     return samples
+
+
+def attention_samples(what: str, data: DataSpec, model: Weights, tokenizers: Tokenizers) -> Samples:
+    """Samples of attention data, with the tokens that their spans name. Errors: InputError."""
+    folder, context = _reader(what, model)
+    try:
+        return spanned(data, tokenizers[folder], context=context)
+    except InputError as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 def measured_answers(data: DataSpec, samples: Samples, model: Weights, tokenizers: Tokenizers) -> list[OtherAnswers]:

@@ -13,6 +13,18 @@ _SAME = 1e-3
 _MET = 1e-6
 """Of the target: how far below it still counts as reached."""
 _SHOWN = {"factor", "target", "into", "raw", "reached", "share", "asks", "norm_growth"}
+_HEADS = {
+    "mean": ("mean coefficient of a head", number),
+    "least": ("least", number),
+    "largest": ("largest", number),
+    "zero": ("heads at 0", percent),
+    "related": ("attention on instructions, from text that follows them", number),
+    "unrelated": ("from other text", number),
+    "nll_unscaled": ("answer NLL without the coefficients, nats", number),
+    "nll_scaled": ("with them", number),
+    "nll_permuted": ("with them permuted over the heads, the control", number),
+}
+"""Facts of `attention_scale`."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +92,26 @@ def described(fit: FitRecord) -> list[tuple[str, str]]:
         "share": ("of the raw forgetting kept", percent),
         "norm_growth": ("norm against the raw delta's", percent),
     }
+    named |= _HEADS if by_head(fit) else {}
     lines = [(label, shown(facts[name])) for name, (label, shown) in named.items() if name in facts]
-    lines += [(name.replace("_", " "), number(value)) for name, value in facts.items() if name not in _SHOWN]
+    left = {name: value for name, value in facts.items() if name not in _SHOWN and name not in named}
+    lines += [(name.replace("_", " "), number(value)) for name, value in left.items()]
     passes = round(facts.get("asks", 0))
     took = f" in {passes} {'pass' if passes == 1 else 'passes'}" if passes else ""
     return [*lines, ("measured on", counted(fit["rows"], "row") + took)]
+
+
+def by_head(fit: FitRecord) -> bool:
+    """Whether it found a coefficient for every head."""
+    return "nll_permuted" in fit["facts"]
 
 
 def clause(fit: FitRecord, *, what: str | None = None) -> str:
     """`amplified WHAT ×3.88 to keep 90 % of the forgetting`; what: the delta where nothing is given."""
     factor, share = fit["facts"].get("factor"), fit["facts"].get("share")
     what = f"`{fit['delta']}`" if what is None else what
+    if by_head(fit):
+        return f"scaled the heads of {what} by their attention on instructions"
     verb = "fitted" if factor is None else "amplified" if factor > 1 else "scaled"
     done = f"left {what} as it was (×1)" if factor == 1.0 else f"{verb} {what} {times(fit)}".rstrip()
     if share is None:
@@ -104,7 +125,7 @@ def amplification(record: Record, geometry: str) -> Amplification | None:
     """The fits among the steps of the matrices measured against `geometry`; None where there are none."""
     matrices = [matrix for matrix in record["matrices"] if geometry in matrix["stored"]]
     used = {step["step"] for matrix in matrices for step in matrix["steps"]}
-    found = tuple(fit for fit in fits(record) if fit["step"] in used)
+    found = tuple(fit for fit in fits(record) if fit["step"] in used and not by_head(fit))
     if not found:
         return None
     names = {fit["step"] for fit in found}
@@ -139,6 +160,9 @@ def tiles(fit: FitRecord) -> list[tuple[str, str]]:
     """(figure, what it is) of the figures that a reader looks for first."""
     facts = fit["facts"]
     shown = [(times(fit), f"factor of {fit['delta']}, found by {fit['step']}")] if "factor" in facts else []
+    if by_head(fit):
+        scaled, permuted = (number(facts[name]) for name in ("nll_scaled", "nll_permuted"))
+        shown.append((scaled, f"answer NLL with coefficients of heads; {permuted} with the same ones permuted"))
     if "share" in facts:
         reached = "" if met(fit) else ", less than the target"
         shown.append(

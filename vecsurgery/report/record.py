@@ -163,7 +163,9 @@ class FitRecord(TypedDict):
     """What one fit found.
 
     Facts of `amplify`: `factor`; `target`, `into`, `raw`, `reached` in the target's unit; `share` of the raw
-    forgetting that is kept; `asks` passes; `norm_growth` factor·‖D′‖/‖D‖.
+    forgetting that is kept; `asks` passes; `norm_growth` factor·‖D′‖/‖D‖. Facts of `attention_scale`: `mean`, `least`,
+    `largest` coefficient of a head; `zero`, share of heads at 0; `related`, `unrelated` attention; `nll_unscaled`,
+    `nll_scaled`, `nll_permuted`, answer NLL without the coefficients, with them, with them permuted.
     """
 
     step: str

@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vecsurgery.calibration import Samples
+from vecsurgery.calibration import Samples, SpannedSample
 from vecsurgery.checkpoint import write_bytes
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.editing.candidates import Candidates, Variant
+from vecsurgery.editing.multipliers import fitted_matrix
 from vecsurgery.editing.touches import Rows
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation import summarise
-from vecsurgery.fits import AnswerLosses, Candidate, Coefficients
-from vecsurgery.forward import Compute, Single, TokenScores, Variants, token_scores
+from vecsurgery.fits import AnswerLosses, AttentionPaid, Candidate, Coefficients, FittedMatrix
+from vecsurgery.forward import Attended, Compute, Single, TokenScores, Variants, attention_mass, token_scores
 from vecsurgery.geometry import Geometry
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.plans import Plan
@@ -106,7 +107,7 @@ def _fit(inputs: Inputs, asking: "Asking", step: Step) -> Coefficients:
             asking,
             step=step.id,
             delta=step.selection.deltas[0],
-            tensors=list(asking.tensors),
+            tensors=asking.tensors,
             facts=asking,
             options=step.options,
         )
@@ -130,14 +131,40 @@ class Asking(Mapping[str, float]):
         self._candidates, self._samples, self._reference = candidates, samples, reference
         self._compute, self._stage, self._progress = compute, stage, progress
         self._passes = 0
-        self.tensors = [name for name in candidates.layout.order if name in (candidates.tensors or {})]
+        self.tensors: dict[str, FittedMatrix] = {}
+        for name, rows in (candidates.tensors or {}).items():
+            matrix = candidates.layout.tensors[name].matrix
+            assert matrix is not None  # a fit touches block matrices alone
+            self.tensors[name] = fitted_matrix(matrix, rows)
 
     def __call__(self, wanted: Sequence[Candidate]) -> list[AnswerLosses]:
         """Losses of all candidates: one pass over what comes from `into`, one over the reference model if asked for."""
-        variants = [Variant(each.kind, each.factor) for each in wanted if each.kind != "reference"]
+        variants = [Variant(each.kind, each.factor, each.table) for each in wanted if each.kind != "reference"]
         self._passes += 1
         answers = iter(self._losses(self._candidates.asked(variants), f"{self._stage}, pass {self._passes}"))
         return [self._of_reference() if each.kind == "reference" else next(answers) for each in wanted]
+
+    def attention(self, candidate: Candidate) -> AttentionPaid:
+        """Attention on instructions in `into` or the edited model, by a pass over it."""
+        if candidate.kind not in ("into", "edited"):
+            raise ValueError(f"attention is measured on into or the edited model, not on {candidate.kind}")
+        edited = self._candidates.edited
+        samples = [sample for sample in self._samples.samples if isinstance(sample, SpannedSample)]
+        asked = [Attended(each.ids, (each.related, each.unrelated), each.instruction) for each in samples]
+        paid = attention_mass(
+            edited if candidate.kind == "edited" else edited.into,
+            asked,
+            compute=self._compute,
+            stage=f"{self._stage}, attention",
+            progress=self._progress,
+        )
+        return AttentionPaid(
+            related=paid[:, 0],
+            unrelated=paid[:, 1],
+            instruction_tokens=tuple(len(each.instruction) for each in samples),
+            related_tokens=tuple(len(each.related) for each in samples),
+            unrelated_tokens=tuple(len(each.unrelated) for each in samples),
+        )
 
     def _of_reference(self) -> AnswerLosses:
         if self._reference is None:
