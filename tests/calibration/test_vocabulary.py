@@ -4,9 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+from support.words import R1_QWEN_WORDS, write_json, write_words
 
 from tests.calibration.tiny import byte_tokenizer, word_level, wrapped
-from vecsurgery.calibration import compare_end_tokens, compare_vocabularies, end_tokens, vocabulary_rows
+from vecsurgery.calibration import (
+    compare_end_tokens,
+    compare_vocabularies,
+    end_tokens,
+    load_tokenizer,
+    vocabulary_rows,
+)
 from vecsurgery.errors import InputError
 
 
@@ -56,6 +63,21 @@ def test_a_damaged_config_is_an_error_by_name(tmp_path: Path) -> None:
 
 def test_an_end_token_of_the_tuned_model_alone_warns() -> None:
     (warning,) = compare_end_tokens(frozenset({"</s>"}), frozenset({"</s>", "<|im_end|>"}), "instruct")
-    assert "delta instruct" in warning
+    assert "deltas.instruct" in warning
     assert "'<|im_end|>'" in warning
     assert compare_end_tokens(frozenset({"</s>", "<eot>"}), frozenset({"</s>"}), "instruct") == ()
+
+
+def test_several_end_tokens_are_one_warning() -> None:
+    (warning,) = compare_end_tokens(frozenset({"</s>"}), frozenset({"<|eot_id|>", "<|eom_id|>"}), "instruct")
+    assert "'<|eom_id|>' and '<|eot_id|>', which are no end tokens" in warning
+
+
+def test_a_token_that_only_the_class_of_the_tokenizer_knows_names_no_row(tmp_path: Path) -> None:
+    folder = write_words(tmp_path / "model", R1_QWEN_WORDS)
+    write_json(folder / "config.json", {"model_type": "qwen2"})
+    tokenizer = load_tokenizer(folder)
+    assert "<|endoftext|>" in vocabulary_rows(tokenizer, 152064)  # what Qwen 2's class takes for an unknown token
+    rows = vocabulary_rows(tokenizer, 152064, folder=folder)
+    assert "<|endoftext|>" not in rows
+    assert rows[151643:151646] == ["<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]

@@ -26,6 +26,12 @@ _STOPPED_CLOCK = (
     + " }}{%- endmacro -%}"
 )
 
+_ADVICE = "give `template: none` or a template FILE that keeps every message"
+_ADVICE_ON_TURNS = (
+    "templates of reasoning models delete the reasoning of earlier turns, so the model never reads it: take it out of "
+    "the row, or give a template FILE that keeps it"
+)
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -127,7 +133,7 @@ def _require_all(prompt: str, row: Row) -> None:
         if flat.count(content) < times:
             raise InputError(
                 f"{row.where}: the chat template left out a part of the {role} message that begins with "
-                f"{content[:60]!r}; give `template: none` or a template FILE that keeps every message"
+                f"{content[:60]!r}; {_ADVICE_ON_TURNS if role == 'assistant' else _ADVICE}"
             )
 
 

@@ -1,7 +1,7 @@
 """Vocabularies: compared by the string of each row, because equal ids may mean different tokens."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +30,15 @@ class VocabularyMatch:
         return not self.differing
 
 
-def vocabulary_rows(tokenizer: "PreTrainedTokenizerFast", rows: int) -> list[str | None]:
-    """The token string of each of the first `rows` ids; None for a row without a token (padding of the embedding)."""
+def vocabulary_rows(tokenizer: "PreTrainedTokenizerFast", rows: int, *, folder: Path | None = None) -> list[str | None]:
+    """The token string of each of the first `rows` ids; None for a row without a token (padding of the embedding).
+
+    `folder`: where the tokenizer's files lie. If there is a tokenizer.json, its tokens count: some classes of
+    transformers add one of their own (Qwen 2's an unknown token to a tokenizer that has none), which no row was
+    trained for.
+    """
     strings: list[str | None] = [None] * rows
-    for token, index in tokenizer.get_vocab().items():
+    for token, index in _vocabulary(tokenizer, folder).items():
         if 0 <= index < rows:
             strings[index] = token
     return strings
@@ -49,14 +54,21 @@ def compare_vocabularies(
     import torch
 
     shared = min(len(tuned), len(base))
-    mask = torch.zeros(len(into), dtype=torch.bool)
-    differing = []
-    for index, string in enumerate(into):
-        if index < shared and string == tuned[index] == base[index]:
-            mask[index] = True
-        else:
-            differing.append((index, string, _at(tuned, index), _at(base, index)))
-    return VocabularyMatch(mask, tuple(differing))
+    same = [index < shared and string == tuned[index] == base[index] for index, string in enumerate(into)]
+    differing = [
+        (index, string, _at(tuned, index), _at(base, index)) for index, string in enumerate(into) if not same[index]
+    ]
+    return VocabularyMatch(torch.tensor(same, dtype=torch.bool), tuple(differing))
+
+
+def _vocabulary(tokenizer: "PreTrainedTokenizerFast", folder: Path | None) -> Mapping[str, int]:
+    """Token string → id: of the folder's tokenizer.json, or else of the loaded tokenizer."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json" if folder is not None else None
+    stored = path is not None and path.is_file()
+    vocabulary: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab() if stored else tokenizer.get_vocab()
+    return vocabulary
 
 
 def _at(strings: Sequence[str | None], index: int) -> str | None:
@@ -81,9 +93,12 @@ def end_tokens(folder: Path, tokenizer: "PreTrainedTokenizerFast") -> frozenset[
 
 
 def compare_end_tokens(into: frozenset[str], tuned: frozenset[str], name: str) -> tuple[str, ...]:
-    """Warnings for end tokens of the tuned model of delta `name` that do not end a text in `into`."""
-    return tuple(
-        f"delta {name}: its tuned model ends texts with {token!r}, which is no end token of `into`: "
-        "the edited model may run on where the tuned one stops"
-        for token in sorted(tuned - into)
+    """A warning for the end tokens of the tuned model of delta `name` that do not end a text in `into`."""
+    lacking = sorted(tuned - into)
+    if not lacking:
+        return ()
+    which = "which is no end token" if len(lacking) == 1 else "which are no end tokens"
+    return (
+        f"deltas.{name}: its tuned model ends texts with {' and '.join(map(repr, lacking))}, {which} of `into`: "
+        "the edited model may run on where the tuned one stops",
     )

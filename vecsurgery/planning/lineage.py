@@ -17,25 +17,31 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "key-value heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query"),
     "head dimension": ("head_dim",),
     "sliding window": ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
-    "tying of embedding and head": ("tie_word_embeddings",),
 }
+_TYING = "tying of embedding and head"
+_CONSEQUENCES = {_TYING: "the result is tied or not as `into` is"}
+_CONSEQUENCE = "a delta trained under other settings may not transfer"
 _SAMPLED = 6
 _STRANGERS = 1.0
 """‖into − base‖/‖base‖ from which two checkpoints share no training: independent weights give about 1.4."""
 
 
 def lineage_warnings(name: str, into: Weights, others: Mapping[str, Weights]) -> list[str]:
-    """Differences of configuration between `into` and the models of delta `name`, one warning a key."""
+    """Differences of configuration between `into` and the models of delta `name`: one warning a key and value."""
     warnings = []
     reference = _facts(into)
-    for label, model in others.items():
-        facts = _facts(model)
-        for title in _KEYS:
-            if facts[title] != reference[title]:
-                warnings.append(
-                    f"deltas.{name}: {title} differs: into has {_shown(reference[title])}, {label} has "
-                    f"{_shown(facts[title])}; a delta trained under other settings may not transfer"
-                )
+    facts = {label: _facts(model) for label, model in others.items()}
+    for title, ours in reference.items():
+        values: dict[str, list[str]] = {}
+        for label, theirs in facts.items():
+            if theirs[title] != ours:
+                values.setdefault(_shown(theirs[title]), []).append(label)
+        for shown, labels in values.items():
+            verb = "has" if len(labels) == 1 else "have"
+            warnings.append(
+                f"deltas.{name}: {title} differs: into has {_shown(ours)}, {' and '.join(labels)} {verb} {shown}; "
+                f"{_CONSEQUENCES.get(title, _CONSEQUENCE)}"
+            )
     return warnings
 
 
@@ -80,13 +86,21 @@ def _facts(model: Weights) -> dict[str, Any]:
         # Qwen configurations keep widths and layer counts of a window that no layer has.
         facts["sliding window"] = {key: flat[key] for key in ("layer_types",) if flat.get(key) is not None}
     if not _plain(rope):
-        facts["RoPE base"] = {kind: part.get("rope_theta") for kind, part in rope.items() if isinstance(part, dict)}
-        facts["RoPE scaling"] = {kind: part.get("rope_type") for kind, part in rope.items() if isinstance(part, dict)}
+        parts = {kind: part for kind, part in rope.items() if isinstance(part, dict)}
+        facts["RoPE base"] = {kind: part.get("rope_theta") for kind, part in parts.items()}
+        facts["RoPE scaling"] = {kind: _scaling(part) for kind, part in parts.items()}
     else:
-        extra = {key: value for key, value in rope.items() if key != "rope_theta"}
-        facts["RoPE scaling"] = {**facts["RoPE scaling"], **extra}
-    facts["tying of embedding and head"] = {"tied": bool(values.get("tie_word_embeddings"))}
+        facts["RoPE scaling"] = {**facts["RoPE scaling"], **_scaling(rope)}
+    heads = next(iter(facts["attention heads"].values()), None)
+    if not facts["head dimension"] and heads and values.get("hidden_size"):
+        facts["head dimension"] = {"head_dim": values["hidden_size"] // heads}  # what is meant where it is not said
+    facts[_TYING] = {"tied": bool(values.get("tie_word_embeddings"))}
     return facts
+
+
+def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE parameters without the base; `type` is the older name of `rope_type`, which is always there as well."""
+    return {key: value for key, value in rope.items() if key not in ("rope_theta", "type")}
 
 
 def _plain(rope: Mapping[str, Any]) -> bool:

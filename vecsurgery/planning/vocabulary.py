@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_LISTED = 6
+_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ def align(name: str, into: Weights, tuned: Weights, base: Weights, tokenizers: T
     )
     if len(set(rows)) == 1 and _same_files(known):
         return Alignment(warnings=ends)
-    strings = [vocabulary_rows(tokenizers[folder], count) for folder, count in zip(known, rows, strict=True)]
+    strings = [
+        vocabulary_rows(tokenizers[folder], count, folder=folder) for folder, count in zip(known, rows, strict=True)
+    ]
     match = compare_vocabularies(*strings)
     ends = (*ends, *_without_row(name, strings[1][rows[0] :]))
     if match.agrees:
@@ -77,7 +79,7 @@ def check_same_tokens(what: str, into: Weights, other: Weights, ids: Collection[
     if len(known) < 2 or _same_files(known):
         return
     rows = max(ids) + 1
-    ours, theirs = (vocabulary_rows(tokenizers[folder], rows) for folder in known)
+    ours, theirs = (vocabulary_rows(tokenizers[folder], rows, folder=folder) for folder in known)
     for index in sorted(ids):
         if ours[index] != theirs[index]:
             raise InputError(
@@ -120,9 +122,23 @@ def _without_row(name: str, strings: Sequence[str | None]) -> tuple[str, ...]:
 
 
 def _listing(name: str, differing: Sequence[tuple[int, str | None, str | None, str | None]]) -> str:
-    shown = "; ".join(f"{row}: into {a!r}, tuned {b!r}, base {c!r}" for row, a, b, c in differing[:_LISTED])
-    more = f"; and {len(differing) - _LISTED} more" if len(differing) > _LISTED else ""
+    """The rows without delta: those with a token one by one, padding without any token as runs of rows."""
+    named = [entry for entry in differing if any(string is not None for string in entry[1:])]
+    padding = [row for row, *strings in differing if not any(string is not None for string in strings)]
+    parts = [f"{row}: into {a!r}, tuned {b!r}, base {c!r}" for row, a, b, c in named[:_LISTED]]
+    parts += [f"and {len(named) - _LISTED} more"] if len(named) > _LISTED else []
+    parts += [f"{run}: no token, and no row in the pair" for run in _runs(padding)]
     return (
         f"deltas.{name}: {len(differing)} vocabulary rows of `into` mean another token in the pair, or are missing "
-        f"there; they get no delta ({shown}{more})"
+        f"there; they get no delta ({'; '.join(parts)})"
     )
+
+
+def _runs(rows: Sequence[int]) -> list[str]:
+    """Ascending rows as runs: [3, 4, 5, 9] → ["3-5", "9"]."""
+    starts = [index for index, row in enumerate(rows) if index == 0 or rows[index - 1] != row - 1]
+    ends = [*(start - 1 for start in starts[1:]), len(rows) - 1]
+    return [
+        f"{rows[start]}-{rows[end]}" if end > start else f"{rows[start]}"
+        for start, end in zip(starts, ends, strict=False)
+    ]
