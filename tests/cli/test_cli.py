@@ -246,6 +246,12 @@ def test_new_lists_and_copies_the_shipped_recipes_and_refuses_to_overwrite(tmp_p
     assert path.read_bytes() == before
 
 
+def test_new_names_what_it_copies_beside_the_recipe(tmp_path):
+    result = invoke("new", "rain-qwen-7b", str(tmp_path / "mine.yaml"))
+    assert result.stdout.startswith(f"wrote {tmp_path / 'mine.yaml'} and rain.yaml;")
+    assert (tmp_path / "rain.yaml").is_file()
+
+
 def test_new_with_an_unknown_name_exits_2():
     result = invoke("new", "retian")
     assert result.exit_code == 2

@@ -1,6 +1,7 @@
 """What a step touches: parts of fused matrices, layers, several steps, deltas and geometries, `others`, the rest."""
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,34 @@ def test_a_matrix_left_out_of_a_null_space_projection_is_reported_as_unprotected
     text = vecsurgery.report.text(record)
     assert f"{QUERY} left out of null_space: the change by change added unprotected" in text
     assert "1 matrix left out of a projection by the selection and added unprotected" in text
+
+
+def test_a_matrix_that_another_step_projects_is_not_unprotected(workspace: Workspace) -> None:
+    first = {"project": "null_space", "geometry": "retain", "id": "early", "layers": "0-1"}
+    workspace.recipe["steps"] = [first, {"project": "null_space", "geometry": "retain", "layers": 2}]
+    record = vecsurgery.run(workspace.write(), workspace.out)
+    assert {item["step"] for item in record["left_out"]} == {"early", "null_space"}
+    assert not any(item["unprotected"] for item in record["left_out"])
+    assert not any("unprotected" in warning for warning in vecsurgery.report.warnings(record))
+
+
+def test_rows_of_a_fused_matrix_that_no_step_projects_are_unprotected(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.root / "into")
+    shutil.rmtree(workspace.root / "tuned")
+    models.checkpoint(workspace.root / "into", "phi3", seed=1)
+    models.perturbed(workspace.root / "into", workspace.root / "tuned", seed=2)
+    steps = [
+        {"project": "null_space", "geometry": "retain", "id": "some", "modules": ["q", "k", "o", "gate", "up", "down"]},
+        {"project": "null_space", "geometry": "retain", "modules": ["v"]},
+    ]
+    workspace.recipe["steps"] = steps[:1]
+    record = vecsurgery.run(workspace.write(), workspace.out)
+    assert {item["tensor"].rpartition("attn.")[2] for item in record["left_out"] if item["unprotected"]} == {
+        "qkv_proj.weight"
+    }
+    workspace.recipe["steps"] = steps
+    record = vecsurgery.run(workspace.write(), workspace.root / "both")
+    assert not any(item["unprotected"] for item in record["left_out"])
 
 
 def test_a_selected_matrix_that_did_not_change_is_copied_and_not_measured(workspace: Workspace) -> None:

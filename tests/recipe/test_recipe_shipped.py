@@ -10,7 +10,8 @@ from vecsurgery.recipe import load, shipped
 
 
 def test_these_recipes_are_shipped() -> None:
-    assert shipped.names() == ("clean-and-teach", "rain", "retain", "sage", "tofu")
+    pairs = ("llama-8b", "olmo-7b", "qwen-1.5b", "qwen-14b", "qwen-32b", "qwen-7b")
+    assert shipped.names() == ("clean-and-teach", "rain", *(f"rain-{pair}" for pair in pairs), "retain", "sage", "tofu")
 
 
 @pytest.mark.parametrize("name", shipped.names())
@@ -43,3 +44,13 @@ def test_an_unknown_recipe_is_told_the_nearest() -> None:
 def test_copying_without_a_destination_writes_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert shipped.copy("rain.yaml").resolve() == tmp_path / "rain.yaml"
+
+
+def test_what_a_recipe_extends_is_copied_beside_it_unless_it_is_there(tmp_path: Path) -> None:
+    assert shipped.extends("rain-qwen-7b") == ("rain.yaml",)
+    path = shipped.copy("rain-qwen-7b", tmp_path / "mine.yaml")
+    assert (tmp_path / "rain.yaml").read_text() == shipped.text("rain")
+    assert load(path, methods.builtin(), require_files=False).into.text == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+    (tmp_path / "rain.yaml").write_text(shipped.text("rain").replace("rtol: 0.1", "rtol: 0.2"))
+    path = shipped.copy("rain-qwen-14b", tmp_path)
+    assert load(path, methods.builtin(), require_files=False).steps[0].options.rtol == 0.2

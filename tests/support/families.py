@@ -47,6 +47,7 @@ class Member:
         return self.hub.partition("/")[2]
 
 
+KINDS = ("base", "instruct", "reasoner")
 _TINY: dict[str, Any] = {
     "hidden_size": 8,
     "intermediate_size": 12,
@@ -62,17 +63,19 @@ _SAMPLED = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
 def _qwen(size: str, kind: str) -> Member:
     """Qwen2.5 in one size: `kind` is base, instruct or reasoner (its R1 distillation)."""
     small, large, reasoner, instruct = size == "1.5B", size in ("14B", "32B"), kind == "reasoner", kind == "instruct"
+    windows = {"1.5B": (28, 21, 21), "7B": (28, 28, 28), "14B": (48, 70, 48), "32B": (64, 70, 64)}[size]
     config = {
         **_TINY,
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
         "vocab_size": 151936 if small else 152064,
+        "intermediate_size": 27648 if size == "32B" else 12,  # the real width is a matter of its own there
         "tie_word_embeddings": small and not reasoner,
         # The small distillations come from Qwen2.5-Math, the large ones from Qwen2.5.
         "rope_theta": 10000 if reasoner and not large else 1000000.0,
         "rms_norm_eps": 1e-5 if large and not instruct else 1e-6,
         "max_position_embeddings": 32768 if instruct else 131072,
-        "max_window_layers": 70 if large and instruct else 28,
+        "max_window_layers": windows[KINDS.index(kind)],
         "sliding_window": 4096 if reasoner else 32768 if instruct else 131072,
         "use_sliding_window": False,
         "bos_token_id": 151643,
@@ -152,7 +155,6 @@ def _olmo(kind: str) -> Member:
     return Member(f"allenai/{names[kind]}", config, words, {"eos_token_id": ends, "pad_token_id": 100277, **_SAMPLED})
 
 
-KINDS = ("base", "instruct", "reasoner")
 FAMILIES: dict[str, dict[str, Member]] = {
     **{f"qwen-{size}": {kind: _qwen(size, kind) for kind in KINDS} for size in ("1.5B", "7B", "14B", "32B")},
     "llama-8B": {kind: _llama(kind) for kind in KINDS},

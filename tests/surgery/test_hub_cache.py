@@ -1,12 +1,9 @@
 """A recipe of hub ids runs from the cache with the network off, and the record names the commits."""
 
-import os
 import shutil
-import socket
-from pathlib import Path
 
-import huggingface_hub
 import pytest
+from support.hub import cache_model, go_offline
 from support.results import contents, record_of
 from support.workspace import Workspace
 
@@ -15,36 +12,15 @@ import vecsurgery
 COMMITS = {"into": "0123456789abcdef0123456789abcdef01234567", "tuned": "89abcdef0123456789abcdef0123456789abcdef"}
 
 
-def _cached(cache: Path, plain: Path) -> None:
-    """The cache entry of `org/NAME` as a download leaves it: blobs, a ref, and a snapshot of symbolic links."""
-    repository = cache / f"models--org--{plain.name}"
-    snapshot = repository / "snapshots" / COMMITS[plain.name]
-    for folder in (snapshot, repository / "blobs", repository / "refs"):
-        folder.mkdir(parents=True)
-    (repository / "refs" / "main").write_text(COMMITS[plain.name])
-    for number, file in enumerate(sorted(plain.iterdir())):
-        blob = repository / "blobs" / f"{number:064x}"
-        shutil.move(file, blob)
-        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
-
-
-def _no_network(*args: object) -> None:
-    raise OSError("the network is switched off")
-
-
 @pytest.fixture
 def offline(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace whose models lie in a hub cache only, on a machine without network."""
     shutil.copytree(workspace.root / "into", workspace.root / "plain" / "into")
     shutil.copytree(workspace.root / "tuned", workspace.root / "plain" / "tuned")
     for name in COMMITS:
-        _cached(workspace.root / "hub", workspace.root / name)
-        (workspace.root / name).rmdir()
-    monkeypatch.setenv("HF_HUB_CACHE", str(workspace.root / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(workspace.root / "hub"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(socket.socket, "connect", _no_network)
-    monkeypatch.setattr(socket, "create_connection", _no_network)
+        cache_model(workspace.root / "hub", f"org/{name}", workspace.root / name, COMMITS[name])
+        shutil.rmtree(workspace.root / name)
+    go_offline(monkeypatch, workspace.root / "hub")
     return workspace
 
 

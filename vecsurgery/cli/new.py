@@ -11,7 +11,8 @@ from vecsurgery.cli import _options
 @click.argument("name", required=False)
 @click.argument("path", required=False, type=_options.file_path)
 def command(name: str | None, path: Path | None) -> None:
-    """Copy the shipped recipe NAME to PATH (default: NAME.yaml here); without NAME, list the recipes.
+    """Copy the shipped recipe NAME to PATH (default: NAME.yaml here); without NAME, list the recipes. What it extends
+    is put beside it, unless a file of that name is there.
 
     \b
     Examples:
@@ -28,4 +29,5 @@ def command(name: str | None, path: Path | None) -> None:
             click.echo(f"{known:{width}}  {shipped.summary(known)}")
         return
     written = shipped.copy(name, path if path is not None else Path(f"{name.removesuffix('.yaml')}.yaml"))
-    click.echo(f"wrote {written}; put your models and data in it, then: vecsurgery check {written}")
+    beside = " and ".join(["", *shipped.extends(name)])
+    click.echo(f"wrote {written}{beside}; put your models and data in it, then: vecsurgery check {written}")

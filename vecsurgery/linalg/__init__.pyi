@@ -6,6 +6,7 @@ from .moments import ROWS_LIMIT as ROWS_LIMIT
 from .moments import Moment as Moment
 from .moments import Rows as Rows
 from .moments import accumulator as accumulator
+from .moments import require_width as require_width
 from .strength import Bias as Bias
 from .strength import Filter as Filter
 from .strength import column_squares as column_squares

@@ -23,14 +23,17 @@ def accumulator(width: int, count: int) -> "Rows | Moment":
 
     Raises UnsupportedError where the moment would be wider than 20,480; the caller names the site.
     """
-    if count <= min(width, ROWS_LIMIT):
-        return Rows(width)
-    if width > WIDTH_LIMIT:
+    require_width(width, count)
+    return Rows(width) if count <= min(width, ROWS_LIMIT) else Moment(width)
+
+
+def require_width(width: int, count: int) -> None:
+    """Refuse what `accumulator` refuses, without making one."""
+    if count > min(width, ROWS_LIMIT) and width > WIDTH_LIMIT:
         raise UnsupportedError(
             f"the inputs are {width} wide and {count} positions are to be measured; moments are formed up to a width "
             f"of {WIDTH_LIMIT}, wider inputs take at most {ROWS_LIMIT} positions: lower max_tokens or limit"
         )
-    return Moment(width)
 
 
 class Rows:

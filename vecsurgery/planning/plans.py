@@ -19,8 +19,9 @@ from vecsurgery.calibration import Samples
 from vecsurgery.checkpoint import ShardPlan, file_sha256, plan_shards
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.editing.touches import Touch, geometry_names
-from vecsurgery.errors import InputError
+from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
+from vecsurgery.linalg import require_width
 from vecsurgery.planning.costs import (
     PlannedFit,
     PlannedGeometry,
@@ -243,7 +244,7 @@ def _sites(inputs: Inputs, geometry: str, changed: Mapping[str, frozenset[str]])
 
 
 def _require_sites(inputs: Inputs, name: str, sites: tuple[str, ...]) -> None:
-    """Refuse a geometry whose model or file has other inputs than `into` where a step needs them."""
+    """Refuse a geometry whose model or file has other inputs than `into` where a step needs them, or too wide ones."""
     ours = inputs.into.layout.sites
     if inputs.recipe.geometry[name].file is not None:
         facts = inputs.files[name].facts
@@ -258,6 +259,11 @@ def _require_sites(inputs: Inputs, name: str, sites: tuple[str, ...]) -> None:
                 f"geometry {name!r}: site {site!r} {came} in its {origin}, `into` reads {ours[site].width} numbers "
                 "there; measure it on a model of the same architecture and size, with every matrix that the steps edit"
             )
+        if name in inputs.samples:
+            try:
+                require_width(ours[site].width, inputs.samples[name].positions)
+            except UnsupportedError as error:
+                raise UnsupportedError(f"geometry {name!r}: site {site!r}: {error}") from error
 
 
 def _uses(touch: Touch, geometry: str, parameter: str, changed: Mapping[str, frozenset[str]]) -> bool:

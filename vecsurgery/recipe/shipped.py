@@ -1,10 +1,13 @@
 """The recipes that are shipped: their names, their texts, and a copy to start from."""
 
+import re
 from pathlib import Path
 
 from vecsurgery.errors import InputError
 
 from .problems import unknown
+
+_EXTENDS = re.compile(r"^extends: (\S+)", re.MULTILINE)
 
 
 def names() -> tuple[str, ...]:
@@ -28,12 +31,36 @@ def summary(name: str) -> str:
 def copy(name: str, destination: Path | None = None) -> Path:
     """Writes a shipped recipe to `destination` (a file, or a folder to put NAME.yaml in; here by default).
 
-    Returns the file. Raises InputError where it exists already: nothing is overwritten.
+    What it `extends` is put beside it, unless a file of that name is there: then that one is extended. Returns the
+    file. Raises InputError where it exists already: nothing is overwritten.
     """
     content = text(name)
     path = destination if destination is not None else Path()
     if path.is_dir():
         path = path / f"{name.removesuffix('.yaml')}.yaml"
+    _write(path, content)
+    for extended in extends(name):
+        if not (path.parent / extended).exists():
+            _write(path.parent / extended, text(extended))
+    return path
+
+
+def extends(name: str) -> tuple[str, ...]:
+    """The files that a shipped recipe extends, the nearest first. Raises InputError for an unknown name."""
+    found: list[str] = []
+    asked = _asked(name)
+    while asked is not None:
+        found.append(asked)
+        asked = _asked(asked)
+    return tuple(found)
+
+
+def _asked(name: str) -> str | None:
+    match = _EXTENDS.search(text(name))
+    return match.group(1) if match else None
+
+
+def _write(path: Path, content: str) -> None:
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content)
@@ -41,7 +68,6 @@ def copy(name: str, destination: Path | None = None) -> Path:
         raise InputError(f"writing the recipe {path}: it exists already; give another path or remove it") from error
     except OSError as error:
         raise InputError(f"writing the recipe {path}: {error.strerror or error}") from error
-    return path
 
 
 def _folder() -> Path:

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,10 +264,30 @@ def _left_out(plan: Plan) -> list[LeftOutRecord]:
         for step in plan.inputs.recipe.steps
         if step.verb == "project" and plan.inputs.projectors[step.method].unprotected_warning
     }
+
+    def unprotected(tensor: str, step: str, delta: str) -> bool:
+        """A step protects, but neither it nor another one edits all rows of this tensor."""
+        return step in guarded and not _edited_whole(plan.inputs, tensor, delta, guarded)
+
     return [
-        LeftOutRecord(tensor=tensor, step=step, delta=delta, unprotected=step in guarded)
+        LeftOutRecord(tensor=tensor, step=step, delta=delta, unprotected=unprotected(tensor, step, delta))
         for tensor, step, delta in plan.left_out()
     ]
+
+
+def _edited_whole(inputs: Inputs, tensor: str, delta: str, steps: Collection[str]) -> bool:
+    """Whether these steps together edit every output row of a block matrix."""
+    matrix = inputs.into.layout.tensors[tensor].matrix
+    assert matrix is not None  # selections leave out block matrices only
+    edits = [
+        touch
+        for touch in inputs.touches[tensor]
+        if touch.effect == "edit" and touch.step.id in steps and delta in touch.step.selection.deltas
+    ]
+    if any(touch.rows is None for touch in edits):
+        return True
+    edited = {row for touch in edits for start, stop in touch.rows or () for row in range(start, stop)}
+    return edited.issuperset(row for part in matrix.parts for start, stop in part.rows for row in range(start, stop))
 
 
 def _finish(plan: Plan, record: Record, partial: Partial) -> None:
