@@ -186,5 +186,7 @@ def _text(rows: list[Row]) -> str:
         "",
     ]
     for row in rows:
+        recipe = row.output.parent / f"{RECIPE}-{row.seed}.yaml"
+        lines += [f"recipe: {recipe} (it names the models and their data)"]
         lines += [f"output: {row.output}", f"report: {row.output / 'report.html'}", row.verdict]
     return "\n".join(lines) + "\n"
