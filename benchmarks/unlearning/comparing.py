@@ -1,10 +1,9 @@
 """Every method at equal forgetting, on authors that neither calibration nor fit saw."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.unlearning.generation import rouge_recall
-from benchmarks.unlearning.lines import Points, methods
+from benchmarks.unlearning.lines import FINE_TUNED, Method, Points, methods
 from benchmarks.unlearning.matching import Match, match
 from benchmarks.unlearning.measures import answers
 from benchmarks.unlearning.models import samples
@@ -36,16 +35,23 @@ def compare(work: Work, unlearner: str) -> dict[str, Any]:
     lines = {}
     for name, method in methods(work, unlearner).items():
         work.say(f"seed {work.seed}: {unlearner}, {name}")
-        points, coefficients = Points(work, method.line(), model), method.coefficients
-        curve = [{"coefficient": at} | {part: points.rows(part, at).means() for part in PARTS} for at in coefficients]
-        lines[name] = {
-            "curve": curve,
-            "matched": {measure: matched(points, coefficients, known, measure) for measure in MATCHED},
-        }
+        points = Points(work, method.line(), model)
+        found = {"matched": {measure: matched(points, method, known, measure) for measure in MATCHED}}
+        if name != FINE_TUNED:
+            found["milder"] = milder(points, method, known)
+        curve = [{"coefficient": at} | {part: points.rows(part, at).means() for part in PARTS} for at in points.asked]
+        lines[name] = {"curve": curve, **found}
     return {"ends": known, "lines": lines}
 
 
-def find(points: Points, coefficients: Sequence[float], known: Any, measure: str) -> Match:
+def milder(points: Points, method: Method, known: Any) -> dict[str, Any]:
+    """A line's point where less is forgotten, equal in capped answer loss."""
+    found = find(points, method, known, "capped", points.work.settings.comparison.milder)
+    means = {part: points.rows(part, found.coefficient).means() for part in PARTS}
+    return {"coefficient": found.coefficient, "share": found.value, "met": found.met, **means}
+
+
+def find(points: Points, method: Method, known: Any, measure: str, share: float | None = None) -> Match:
     """The point of a line at which the evaluation rows are forgotten as much as is asked for."""
     comparison, sign = points.work.settings.comparison, MATCHED[measure]
     start, end = (sign * known[name]["forget_test"][measure] for name in ("original", "raw"))
@@ -56,19 +62,20 @@ def find(points: Points, coefficients: Sequence[float], known: Any, measure: str
 
     return match(
         ask,
-        coefficients,
-        comparison.share,
+        method.coefficients,
+        comparison.share if share is None else share,
         tolerance=comparison.tolerance,
-        refinements=comparison.refinements,
+        refinements=method.refinements,
+        limit=comparison.limit,
     )
 
 
-def matched(points: Points, coefficients: Sequence[float], known: Any, measure: str) -> dict[str, Any]:
+def matched(points: Points, method: Method, known: Any, measure: str) -> dict[str, Any]:
     """A line's point at equal forgetting, with the measures of that very model.
 
     Where it is the capped answer loss that is equal: paraphrased questions and ROUGE too.
     """
-    found = find(points, coefficients, known, measure)
+    found = find(points, method, known, measure)
     at = found.coefficient
     parts = (*PARTS, *PARAPHRASED) if measure == "capped" else PARTS
     point = {"coefficient": at, "share": found.value, "met": found.met}

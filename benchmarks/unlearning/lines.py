@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from benchmarks.unlearning.training import load, on_answers, train
 from benchmarks.unlearning.work import Work
 from vecsurgery.calibration.types import Sample
 
+FINE_TUNED = "fine-tuned"
 RECIPE = "keep"
 """Lines of the shipped recipe are called `keep 0.02`."""
 
@@ -30,18 +31,19 @@ class AnyLine(Protocol):
 
 @dataclass(frozen=True)
 class FineTuned:
-    """The raw delta scaled, then some steps of fine-tuning on the calibration rows."""
+    """The unlearned model fine-tuned on the calibration rows for some steps, the rate divided by a coefficient."""
 
     work: Work
-    scaled: AnyLine
+    unlearned: cleaning.State
     steps: int
     _made: dict[float, dict[str, Tensor]] = field(default_factory=dict)
 
     def at(self, coefficient: float) -> dict[str, Tensor]:
         if coefficient not in self._made:
             model = load(self.work.model)
-            put(model, self.scaled.at(coefficient))
+            put(model, self.unlearned)
             training = self.work.settings.comparison.fine_tuning
+            training = replace(training, rate=training.rate / coefficient)
             batches = endless(samples(self.work, "calibration"), training.batch, f"repair {self.work.seed}")
             train(model, on_answers(model, batches), training, self.steps)
             self._made[coefficient] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -58,6 +60,11 @@ class Points:
     """A model to put states into."""
     _known: dict[tuple[str, float], Answers] = field(default_factory=dict)
     _at: float | None = None
+
+    @property
+    def asked(self) -> list[float]:
+        """Coefficients that were measured, ascending."""
+        return sorted({coefficient for _, coefficient in self._known})
 
     def rows(self, part: str, coefficient: float) -> Answers:
         """Measures on a part of the rows."""
@@ -87,6 +94,7 @@ class Method:
 
     line: Callable[[], AnyLine]
     coefficients: tuple[float, ...]
+    refinements: int
 
 
 def methods(work: Work, unlearner: str) -> dict[str, Method]:
@@ -99,15 +107,15 @@ def methods(work: Work, unlearner: str) -> dict[str, Method]:
 
     def projector(geometry: Path, **step: Any) -> Method:
         line = partial(cleaning.projected, work, unlearner, into, raw, step, geometry)
-        return Method(line, comparison.projected)
+        return Method(line, comparison.projected, comparison.refinements)
 
     def suppression(keep: float, geometry: Path) -> Method:
         return projector(geometry, project="retain_energy", keep=keep)
 
-    repaired = partial(FineTuned, work, scaling, equal_steps(work))
+    repaired = partial(FineTuned, work, scaling.at(1.0), equal_steps(work))
     return {
-        "scaling": Method(lambda: scaling, comparison.scaling),
-        "scaling, fine-tuned": Method(repaired, comparison.fine_tuned),
+        "scaling": Method(lambda: scaling, comparison.scaling, comparison.refinements),
+        FINE_TUNED: Method(repaired, comparison.gentler, comparison.gentler_refinements),
         **{f"{RECIPE} {keep:g}": suppression(keep, measured) for keep in comparison.keeps},
         "hard projector": projector(measured, project="null_space", rtol=comparison.rtol, others="source"),
         "random subspace": suppression(comparison.keeps[0], cleaning.random_geometry(work, measured)),

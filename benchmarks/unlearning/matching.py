@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Match:
-    """A point of a line. `met` False: the target was nowhere reached, and this is the point that comes closest."""
+    """A point of a line. `met` False: no point near the target was found, and this is the one that comes closest."""
 
     coefficient: float
     value: float
@@ -34,25 +34,38 @@ def first_crossing(coefficients: Sequence[float], values: Sequence[float], targe
 
 
 def match(
-    ask: Callable[[float], float], coefficients: Sequence[float], target: float, *, tolerance: float, refinements: int
+    ask: Callable[[float], float],
+    coefficients: Sequence[float],
+    target: float,
+    *,
+    tolerance: float,
+    refinements: int,
+    limit: float = 0.0,
 ) -> Match:
     """The first coefficient at which `ask` reaches `target`, asked for at `coefficients`, then inside the bracket.
 
-    Refines by interpolation until within `tolerance` of the target, `refinements` times at most.
+    Where none of them reaches it, the last one is doubled while it is at most `limit`.
+
+    Refines until within `tolerance` of the target, `refinements` times at most: by interpolation and by halving the
+    bracket in turn, so that neither a steep line nor a flat one keeps it from arriving.
     """
     known = {coefficient: ask(coefficient) for coefficient in sorted(coefficients)}
-    for _ in range(refinements):
+    while max(known.values()) < target and 2.0 * max(known) <= limit:
+        known[2.0 * max(known)] = ask(2.0 * max(known))
+    for turn in range(refinements):
         ordered = sorted(known)
         found = first_crossing(ordered, [known[coefficient] for coefficient in ordered], target)
         if found is None or any(abs(known[near] - target) <= tolerance for near in _around(ordered, found)):
             break
         if found in known:  # the line starts above the target
             break
-        known[found] = ask(found)
+        low, high = _around(ordered, found)
+        known_at = math.sqrt(low * high) if turn % 2 else found
+        known[known_at] = ask(known_at)
     ordered = sorted(known)
     crossing = first_crossing(ordered, [known[coefficient] for coefficient in ordered], target)
     if crossing is None:
-        best = max(known, key=lambda coefficient: known[coefficient])
+        best = min(known, key=lambda coefficient: abs(known[coefficient] - target))
         return Match(best, known[best], False)
     nearest = min(_around(ordered, crossing), key=lambda coefficient: abs(known[coefficient] - target))
     return Match(nearest, known[nearest], abs(known[nearest] - target) <= 4 * tolerance)

@@ -7,12 +7,13 @@ from typing import Any
 
 from benchmarks.unlearning import cleaning
 from benchmarks.unlearning.comparing import PARTS, ends, find
-from benchmarks.unlearning.lines import FineTuned, Points, equal_steps
+from benchmarks.unlearning.lines import FINE_TUNED, RECIPE, FineTuned, Method, Points, equal_steps, methods
 from benchmarks.unlearning.matching import first_crossing, interpolated
 from benchmarks.unlearning.measures import answers
 from benchmarks.unlearning.models import samples
 from benchmarks.unlearning.training import load
 from benchmarks.unlearning.work import Work
+from vecsurgery.fits import log_spaced
 
 
 def sensitivity(work: Work) -> dict[str, list[dict[str, Any]]]:
@@ -27,20 +28,22 @@ def sensitivity(work: Work) -> dict[str, list[dict[str, Any]]]:
         step = {"project": "retain_energy", "keep": keep, **options}
         return Points(work, cleaning.projected(work, chosen.unlearner, into, raw, step, geometry), model)
 
-    def row(points: Points, coefficients: tuple[float, ...], **labels: Any) -> dict[str, Any]:
-        found = find(points, coefficients, known, "capped")
+    def row(points: Points, method: Method, **labels: Any) -> dict[str, Any]:
+        found = find(points, method, known, "capped")
         means = {part: points.rows(part, found.coefficient).means() for part in PARTS}
         return {**labels, "coefficient": found.coefficient, "share": found.value, "met": found.met, **means}
 
-    all_tokens, keep, grid = cleaning.measure(work), comparison.keeps[0], comparison.projected
-    keeps = [row(cleaned(value, all_tokens), grid, keep=value) for value in chosen.keeps]
-    keeps.append(row(cleaned(keep, all_tokens, others="drop"), grid, keep=keep, others="drop"))
-    tokens = [row(cleaned(keep, cleaning.measure(work, count)), grid, tokens=count) for count in chosen.tokens]
-    scaling, steps = cleaning.scaled(into, raw), equal_steps(work)
+    lines = methods(work, chosen.unlearner)
+    recipe, repair = lines[f"{RECIPE} {comparison.keeps[0]:g}"], lines[FINE_TUNED]
+    all_tokens, keep = cleaning.measure(work), comparison.keeps[0]
+    keeps = [row(cleaned(value, all_tokens), recipe, keep=value) for value in chosen.keeps]
+    keeps.append(row(cleaned(keep, all_tokens, others="drop"), recipe, keep=keep, others="drop"))
+    tokens = [row(cleaned(keep, cleaning.measure(work, count)), recipe, tokens=count) for count in chosen.tokens]
+    unlearned, steps = cleaning.scaled(into, raw).at(1.0), equal_steps(work)
     budgets = [
         row(
-            Points(work, FineTuned(work, scaling, steps * times), model),
-            comparison.fine_tuned,
+            Points(work, FineTuned(work, unlearned, steps * times), model),
+            repair,
             compute=times,
             steps=steps * times,
         )
@@ -55,7 +58,7 @@ def _draws(work: Work, points: Points) -> list[dict[str, Any]]:
     The fit's rule on rows drawn from the fit authors, with losses interpolated along the line's curve.
     """
     chosen, comparison = work.settings.sensitivity, work.settings.comparison
-    pool, grid = samples(work, "fit_pool"), comparison.projected
+    pool, grid = samples(work, "fit_pool"), log_spaced(1.0, 8.0, chosen.fit_points)
     start, end = (answers(load(work.checkpoint(name)), pool).capped for name in ("original", chosen.unlearner))
     by_grid = [points.rows("fit_pool", at).capped for at in grid]
     test = {part: [points.rows(part, at).means() for at in grid] for part in PARTS}
@@ -72,7 +75,7 @@ def _draws(work: Work, points: Points) -> list[dict[str, Any]]:
             low, high = (sum(values[row] for row in rows) for values in (start, end))
             curve = [(sum(values[row] for row in rows) - low) / (high - low) for values in by_grid]
             at = first_crossing(grid, curve, comparison.share)
-            at = max(1.0, at if at is not None else grid[curve.index(max(curve))])
+            at = at if at is not None else grid[curve.index(max(curve))]
             coefficients.append(at)
             capped = interpolated(grid, [means["capped"] for means in test["forget_test"]], at)
             shares.append((capped - original) / (unlearned - original))

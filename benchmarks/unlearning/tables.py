@@ -48,7 +48,7 @@ def tables(seeds: Mapping[int, Found]) -> dict[str, Rows]:
         "The recipe as shipped: what 8 fit rows arrive at": _shipped(seeds),
         "GradDiff: keep": _sensitive(seeds, "keep"),
         "GradDiff: calibration tokens": _sensitive(seeds, "tokens"),
-        "GradDiff: scaling and fine-tuning, multiples of equal compute": _sensitive(seeds, "compute"),
+        "GradDiff: fine-tuning the unlearned model, multiples of equal compute": _sensitive(seeds, "compute"),
         "GradDiff: fit rows, median and 5–95 % over draws": _draws(seeds),
         "Relearning: capped answer loss of the evaluation authors over steps": _relearned(seeds),
     }
