@@ -1,14 +1,20 @@
 """The unlearning evidence keeps its promises: disjoint parts, and every stage on a tiny model."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from support import models
 
 from benchmarks.unlearning import __main__ as command
-from benchmarks.unlearning import matching, pilot, rows
-from benchmarks.unlearning.settings import UNLEARNERS, Split, tiny
+from benchmarks.unlearning import cleaning, matching, pilot, rows
+from benchmarks.unlearning.batches import answer_nll, encode, endless
+from benchmarks.unlearning.settings import UNLEARNERS, Settings, Split, tiny
+from benchmarks.unlearning.training import load
+from benchmarks.unlearning.unlearners import _preference
 from benchmarks.unlearning.work import open_work
 
 
@@ -74,6 +80,52 @@ def test_a_match_is_the_first_point_that_forgets_enough() -> None:
     assert missed.coefficient == 2.0
 
 
+def test_the_settings_find_equal_forgetting_on_a_steep_line() -> None:
+    """Of 1 % of the range within which a line goes from nothing to everything: the tolerance is met, and cheaply."""
+    comparison, asked = Settings().comparison, list[float]()
+
+    def ask(coefficient: float) -> float:
+        asked.append(coefficient)
+        return 1.0 / (1.0 + math.exp(-14.0 * math.log(coefficient / 3.1)))
+
+    found = matching.match(
+        ask,
+        comparison.projected,
+        comparison.share,
+        tolerance=comparison.tolerance,
+        refinements=comparison.refinements,
+        limit=comparison.limit,
+    )
+    assert found.met
+    assert abs(found.value - comparison.share) <= comparison.tolerance
+    assert len(asked) <= len(comparison.projected) + comparison.refinements
+
+
+def test_a_line_that_forgets_late_is_followed() -> None:
+    found = matching.match(lambda at: at / 40.0, (1.0, 8.0), 0.9, tolerance=0.01, refinements=8, limit=128.0)
+    assert found.met
+    assert found.coefficient == pytest.approx(36.0, rel=0.02)
+    short = matching.match(lambda at: at / 40.0, (1.0, 8.0), 0.9, tolerance=0.01, refinements=8, limit=16.0)
+    assert (short.coefficient, short.met) == (16.0, False)
+
+
+def test_npo_of_an_unchanged_model_is_its_constant(tmp_path: Path) -> None:
+    """−(2/β) ln σ(0) = (2/β) ln 2, whatever the rows; its gradient raises their NLL."""
+    folder = models.checkpoint(tmp_path / "model")
+    model, original = (load(folder) for _ in range(2))
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(json.dumps({"question": f"w{n} ?", "answer": f"w{n + 9} ."}) for n in range(20, 26)))
+    given = next(endless(encode(data, folder, 64), 6, "rows"))
+    loss = _preference(model, original, 0.25)(given)
+    assert float(loss.detach()) == pytest.approx(8 * math.log(2), rel=1e-5)
+    before = float(answer_nll(model, given).mean().detach())
+    torch.autograd.backward(loss)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1e-3 * parameter.grad
+    assert float(answer_nll(model, given).mean().detach()) > before
+
+
 @pytest.mark.slow
 def test_every_stage_runs_once_at_a_tiny_size(tmp_path: Path) -> None:
     data = _tofu(tmp_path / "data", tiny().split, 12)
@@ -88,9 +140,8 @@ def test_every_stage_runs_once_at_a_tiny_size(tmp_path: Path) -> None:
     health = json.loads((folder / "health.json").read_text())["result"]
     assert set(health) == {"original", "reference", "gradient_ascent", "grad_diff", "npo", "rmu"}
     compared = json.loads((folder / "compare" / "gradient_ascent.json").read_text())["result"]
-    assert {"scaling", "fine-tuned", "keep 0.02", "hard projector", "random subspace"} <= set(
-        compared["lines"]
-    )
+    assert {"scaling", "fine-tuned", "keep 0.02", "hard projector", "random subspace"} <= set(compared["lines"])
+    _require_the_package_s_result(tmp_path / "work", model, data)
     command.carry_out(options)
     assert made == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     command.show(options)
@@ -100,6 +151,28 @@ def test_every_stage_runs_once_at_a_tiny_size(tmp_path: Path) -> None:
         "unlearning-curves.svg",
         "unlearning-relearning.svg",
     }
+
+
+def _require_the_package_s_result(folder: Path, model: Path, data: Path) -> None:
+    """A point of the recipe's line is what `vecsurgery.run` writes, and the control has the same energies."""
+    work = open_work(folder, model, data, tiny(), 1, print)
+    (row, _) = json.loads((work.folder / "shipped" / "gradient_ascent.json").read_text())["result"]
+    into = cleaning.state(work.checkpoint("original"))
+    raw = cleaning.raw_delta(into, cleaning.state(work.checkpoint("gradient_ascent")))
+    step, measured = {"project": "retain_energy", "keep": 0.02}, cleaning.measure(work)
+    line = cleaning.projected(work, "gradient_ascent", into, raw, step, measured).at(row["coefficient"])
+    written = cleaning.state(work.folder / "cleaned" / "gradient_ascent-float32")
+    assert written.keys() == line.keys()
+    for name, tensor in written.items():
+        assert torch.allclose(tensor, line[name], rtol=1e-5, atol=1e-6), name
+    own, control = (load_file(path) for path in (measured, cleaning.random_geometry(work, measured)))
+    for name, tensor in own.items():
+        if not name.endswith(".directions"):
+            assert torch.equal(tensor, control[name])
+            continue
+        product = control[name].double().T @ control[name].double()
+        assert torch.allclose(product, torch.eye(len(product), dtype=torch.float64), atol=1e-5)
+        assert not torch.allclose(tensor, control[name], atol=0.1)
 
 
 @pytest.mark.parametrize("unlearner", [unlearner.name for unlearner in UNLEARNERS])

@@ -1,9 +1,15 @@
-"""What a work folder found, as the tables of the documentation: a cell shows every seed, nothing is averaged away."""
+"""What a work folder found, as the tables of the documentation: every seed is shown, nothing is averaged away.
+
+In square brackets: the point of a method that comes nearest to the wanted forgetting where none is near enough, and
+its share of the forgetting. Such a point is compared with nothing.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from vecsurgery.fits import at_equal
 
 Found = Mapping[str, Any]
 """Results of a seed by name: `health`, `compare/npo`, …"""
@@ -15,6 +21,7 @@ MEASURES = {
     "row_probability": "row prob.",
     "accuracy": "accuracy",
 }
+_RETAINED = "Retained NLL (token probability)"
 _MATCH = {"capped": "capped answer loss", "token_probability": "mean token probability"}
 
 
@@ -39,9 +46,11 @@ def tables(seeds: Mapping[int, Found]) -> dict[str, Rows]:
     """Title → rows of every table that the results allow."""
     found = {
         "Models before cleaning, evaluation authors": _health(seeds),
-        **{f"Retain NLL where forgetting is equal in {name}": _retained(seeds, key) for key, name in _MATCH.items()},
+        **{f"{_RETAINED}, {name} equal at 90 %": _retained(seeds, key) for key, name in _MATCH.items()},
+        f"{_RETAINED}, {_MATCH['capped']} equal at 50 %": _retained(seeds, "half"),
         **{
-            f"Beside it, equal in capped answer loss: {role} rows": _beside(seeds, role)
+            f"Beside it, equal in {name}: {role} rows": _beside(seeds, role, key)
+            for key, name in _MATCH.items()
             for role in ("forget", "retain")
         },
         "Paraphrased questions, the models that are equal in capped answer loss": _paraphrased(seeds),
@@ -80,30 +89,44 @@ def _health(seeds: Mapping[int, Found]) -> Rows:
 
 
 def _retained(seeds: Mapping[int, Found], measure: str) -> Rows:
-    """A row for each unlearner and seed: the retain NLL of each method. In brackets: the target was not met."""
+    """A row for each unlearner and seed: what each method retains, and the ratio of NLL that the recipe is about."""
     rows = []
     for unlearner, seed, result in compared(seeds):
-        ends = {name: result["ends"][name]["retain_test"]["nll"] for name in ("original", "raw")}
-        points = {name: line["matched"][measure] for name, line in result["lines"].items()}
-        losses = {name: point["retain_test"]["nll"] for name, point in points.items()}
-        recipe = next(name for name in losses if name.startswith("keep"))
-        shown = {name: f"{loss:.3g}" if points[name]["met"] else f"({loss:.3g})" for name, loss in losses.items()}
-        ratio = losses[recipe] / losses["scaling"]
+        ends = {name: _kept(result["ends"][name]) for name in ("original", "raw")}
+        points = _points(result, measure)
+        shown = {name: _marked(_kept(point), point) for name, point in points.items()}
+        recipe = next(name for name in points if name.startswith("keep"))
+        ratio: Any = "–"
+        if points[recipe]["met"] and points["scaling"]["met"]:
+            ratio = points[recipe]["retain_test"]["nll"] / points["scaling"]["retain_test"]["nll"]
         rows.append({"unlearner": unlearner, "seed": seed, **ends, **shown, f"{recipe} / scaling": ratio})
     return rows
 
 
-def _beside(seeds: Mapping[int, Found], role: str) -> Rows:
-    rows = [
-        {
-            "unlearner": unlearner,
-            "model": name,
-            **{label: point[f"{role}_test"][key] for key, label in MEASURES.items()},
-            "ROUGE-L": point["rouge"][f"{role}_test"],
-        }
-        for unlearner, _, result in compared(seeds)
-        for name, point in _shown_points(result).items()
-    ]
+def _points(result: Any, measure: str) -> dict[str, Any]:
+    """Method → its point; "half": where half is forgotten."""
+    if measure == "half":
+        return {name: line["milder"] for name, line in result["lines"].items() if "milder" in line}
+    return {name: line["matched"][measure] for name, line in result["lines"].items()}
+
+
+def _kept(point: Any) -> str:
+    retained = point["retain_test"]
+    return f"{_cell(retained['nll'])} ({_cell(retained['token_probability'])})"
+
+
+def _marked(text: str, point: Any) -> str:
+    """The text, in square brackets with its share where the point does not forget as much as the others."""
+    return text if point.get("met", True) else f"[{text}, {_cell(point['share'])}]"
+
+
+def _beside(seeds: Mapping[int, Found], role: str, measure: str) -> Rows:
+    rows = []
+    for unlearner, _, result in compared(seeds):
+        for name, point in {**result["ends"], **_points(result, measure)}.items():
+            row = {"unlearner": unlearner, "model": name, "share": _marked(_cell(point.get("share", "")), point)}
+            row |= {label: point[f"{role}_test"][key] for key, label in MEASURES.items()}
+            rows.append(row | ({"ROUGE-L": point["rouge"][f"{role}_test"]} if measure == "capped" else {}))
     return _joined(rows, 2)
 
 
@@ -124,15 +147,12 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _shown_points(result: Any) -> dict[str, Any]:
-    return {**result["ends"], **{name: line["matched"]["capped"] for name, line in result["lines"].items()}}
-
-
 def _paraphrased(seeds: Mapping[int, Found]) -> Rows:
     rows = [
         {
             "unlearner": unlearner,
             "model": name,
+            "share": _marked(_cell(point.get("share", "")), point),
             **{
                 f"{role} {label}{' as asked' if part == 'test' else ', paraphrased'}": point[f"{role}_{part}"][key]
                 for role, key, label in (("forget", "capped", "capped"), ("retain", "nll", "NLL"))
@@ -140,13 +160,13 @@ def _paraphrased(seeds: Mapping[int, Found]) -> Rows:
             },
         }
         for unlearner, _, result in compared(seeds)
-        for name, point in _shown_points(result).items()
+        for name, point in {**result["ends"], **_points(result, "capped")}.items()
     ]
     return _joined(rows, 2)
 
 
 _SHIPPED = ["unlearner", "stored as", "coefficient", "share kept"]
-_SHIPPED += [f"retain NLL, {model}" for model in ("original", "raw", "cleaned")]
+_SHIPPED += [f"retain NLL, {model}" for model in ("original", "raw", "cleaned", "scaled to that share")]
 
 
 def _shipped(seeds: Mapping[int, Found]) -> Rows:
@@ -161,9 +181,22 @@ def _shipped(seeds: Mapping[int, Found]) -> Rows:
                 row["coefficient"] = entry.get("coefficient", "refused")
                 row["share kept"] = rise["cleaned"] / rise["raw"] if "cleaned" in rise else "–"
                 row |= {f"retain NLL, {model}": entry[model]["retain_test"]["nll"] for model in models}
-                rows.append({"retain NLL, cleaned": "–"} | row)
+                scaled = _scaled(results.get(name.replace("shipped", "compare")), row["share kept"])
+                rows.append({"retain NLL, cleaned": "–"} | row | {"retain NLL, scaled to that share": scaled})
     rows = [{name: row[name] for name in sorted(row, key=_SHIPPED.index)} for row in rows]
     return _joined(rows, 2)
+
+
+def _scaled(result: Any, share: Any) -> Any:
+    """Retain NLL of the raw delta scaled to a share of its forgetting, by its curve in float32."""
+    if result is None or not isinstance(share, float):
+        return "–"
+    start, end = (result["ends"][name]["forget_test"]["capped"] for name in ("original", "raw"))
+    line = [(0.0, result["ends"]["original"]["retain_test"]["nll"])]
+    for point in result["lines"]["scaling"]["curve"]:
+        line.append(((point["forget_test"]["capped"] - start) / (end - start), point["retain_test"]["nll"]))
+    found = at_equal([place for place, _ in line], [loss for _, loss in line], share)
+    return "–" if found is None else found
 
 
 def _sensitive(seeds: Mapping[int, Found], table: str) -> Rows:
@@ -175,7 +208,7 @@ def _sensitive(seeds: Mapping[int, Found], table: str) -> Rows:
                 labels["others"] = entry.get("others", "source")
             loss = _cell(entry["retain_test"]["nll"])
             shown = {key: entry[key] for key in ("steps", "coefficient", "share") if key in entry}
-            rows.append({**labels, **shown, "retain NLL": loss if entry["met"] else f"({loss})"})
+            rows.append({**labels, **shown, "retain NLL": loss if entry["met"] else f"[{loss}]"})
     return _joined(rows, 2 if table == "keep" else 1)
 
 
