@@ -3,6 +3,10 @@ from .alternatives import has_alternatives as has_alternatives
 from .alternatives import other_answers as other_answers
 from .alternatives import rows_of as rows_of
 from .preparing import prepare as prepare
+from .prompting import Prompt as Prompt
+from .prompting import asking_rows as asking_rows
+from .prompting import prompts as prompts
+from .prompting import thoughts as thoughts
 from .rows import Row as Row
 from .rows import Spans as Spans
 from .rows import read_rows as read_rows

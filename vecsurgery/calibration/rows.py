@@ -14,6 +14,8 @@ _FORMS: tuple[tuple[str, ...], ...] = (("text",), ("prompt", "response"), ("mess
 _EXPECTED = "{text}, {prompt, response}, {prompt, reasoning, response}, {messages} or {question, answer}"
 ALTERNATIVES = ("paraphrased_answer", "perturbed_answer")
 """TOFU's fields for the same answer in other words, and for wrong answers in the same words."""
+CHECKS = ("check", "instruction_check", "instruction_id_list", "kwargs")
+"""Fields that say how a generated answer is judged (see `evaluation.row_checks`)."""
 _RAIN_MARK = "related_prompt_list"
 _RAIN_SPANS = {"instruction": "prompt_spans", "related": "response_spans"}
 
@@ -35,7 +37,8 @@ class Row:
 
     `turns`: (role, content) pairs before the response. `asked`: the row came as question and answer (TOFU's fields).
     `where`: "file:line" for messages. `alternatives`: TOFU's other answers to the question, as the file has them (see
-    `other_answers`). `spans`: of attention data. Neither is a part of the row's identity.
+    `other_answers`); `checks`: the fields of `CHECKS`, likewise. `spans`: of attention data. None of these is a part of
+    the row's identity.
     """
 
     where: str
@@ -46,6 +49,7 @@ class Row:
     asked: bool = False
     alternatives: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
     spans: Spans | None = field(default=None, compare=False, repr=False)
+    checks: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def identity(self) -> str:
@@ -55,12 +59,13 @@ class Row:
         return hashlib.sha256(json.dumps(fields, ensure_ascii=True).encode("ascii")).hexdigest()
 
 
-def read_rows(files: Sequence[Path], rows: tuple[int, int] | None = None) -> list[Row]:
+def read_rows(files: Sequence[Path], rows: tuple[int, int] | None = None, *, answered: bool = True) -> list[Row]:
     """All rows of the files, one file after the other, repeats included.
 
-    `rows`: first and last row to use, 0-based and inclusive, counted over all files together.
-    Fields that no row form uses (identifiers, sources) are passed over; TOFU's paraphrased and perturbed answers are
-    kept as they are and looked at by whoever asks for them.
+    `rows`: first and last row to use, 0-based and inclusive, counted over all files together. `answered`: every row
+    that asks must have a response; else it may be left out and is then empty, and running text is refused.
+    Fields that no row form uses (identifiers, sources) are passed over; TOFU's paraphrased and perturbed answers, and
+    what judges an answer, are kept as they are and looked at by whoever asks for them.
     Raises InputError with file and line for data that cannot be read, lacks a field or has one of the wrong type.
     """
     names = ", ".join(str(path) for path in files)
@@ -75,7 +80,7 @@ def read_rows(files: Sequence[Path], rows: tuple[int, int] | None = None) -> lis
                 f"{len(entries) - 1}; correct `rows`"
             )
         entries = entries[first : last + 1]
-    return [_row(entry) for entry in entries]
+    return [_row(entry) if answered else _asking(entry) for entry in entries]
 
 
 def _normal(text: str) -> str:
@@ -95,7 +100,7 @@ def _row(entry: Entry) -> Row:
     if form == ("text",):
         return Row(where, text=_string(fields, "text", where))
     if form == ("messages",):
-        return replace(_conversation(fields["messages"], where), spans=_spans(fields, where))
+        return replace(_conversation(fields, where), spans=_spans(fields, where))
     ask, reply = form
     return Row(
         where,
@@ -105,6 +110,7 @@ def _row(entry: Entry) -> Row:
         asked=ask == "question",
         alternatives={name: fields[name] for name in ALTERNATIVES if name in fields},
         spans=_spans(fields, where),
+        checks=_checks(fields),
     )
 
 
@@ -130,6 +136,40 @@ def _texts(value: object, name: str, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise InputError(f"{where}: `{name}` is {_kind(value)}; expected a list of texts")
     return tuple(each for each in value if each.strip())
+
+
+def _asking(entry: Entry) -> Row:
+    """The row that an entry stands for, whose response may be missing."""
+    where, value = entry.where, entry.value
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where}: a row is {_kind(value)}; expected an object with prompt, question or messages")
+    fields = {name: content for name, content in value.items() if content is not None}
+    asks = [name for name in ("prompt", "question", "messages") if name in fields]
+    if len(asks) != 1 or "text" in fields:
+        came = ", ".join(fields) or "none"
+        raise InputError(
+            f"{where}: expected a row that asks, with one of prompt, question and messages; its fields: {came}"
+        )
+    (ask,) = asks
+    if ask == "messages" and not _answered(fields["messages"]):
+        turns = [_turn(message, index, where) for index, message in enumerate(_messages(fields["messages"], where))]
+        if not turns:
+            raise InputError(f"{where}: `messages` is empty; expected one at least")
+        return Row(where, turns=tuple(turns), checks=_checks(fields))
+    reply = {"prompt": "response", "question": "answer"}.get(ask)
+    if reply is None or reply in fields:
+        return _row(entry)
+    return Row(where, turns=(("user", _string(fields, ask, where)),), asked=ask == "question", checks=_checks(fields))
+
+
+def _checks(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: fields[name] for name in CHECKS if name in fields}
+
+
+def _answered(messages: object) -> bool:
+    """Whether a conversation ends with the assistant's turn."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, Mapping) and last.get("role") == "assistant"
 
 
 def _form_message(where: str, fields: Mapping[str, object], forms: Sequence[tuple[str, ...]]) -> str:
@@ -172,16 +212,22 @@ def _string(fields: Mapping[str, object], name: str, where: str, label: str | No
     return value
 
 
-def _conversation(messages: object, where: str) -> Row:
-    """A row of chat messages: the last one, by the assistant, is the response, the others ask."""
+def _messages(messages: object, where: str) -> list[Mapping[str, object]]:
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         raise InputError(f"{where}: `messages` is {_kind(messages)}; expected a list of objects with role and content")
+    return messages
+
+
+def _conversation(fields: Mapping[str, object], where: str) -> Row:
+    """A row of chat messages: the last one, by the assistant, is the response, the others ask."""
+    messages = _messages(fields["messages"], where)
     if len(messages) < 2 or messages[-1].get("role") != "assistant":
         raise InputError(f"{where}: `messages` must hold a prompt and end with a message of the role assistant")
     turns = [_turn(message, index, where) for index, message in enumerate(messages)]
     last = messages[-1]
     thought = "reasoning_content" if last.get("reasoning_content") is not None else "reasoning"
-    return Row(where, turns=tuple(turns[:-1]), reasoning=_optional(last, thought, where), response=turns[-1][1])
+    reasoning = _optional(last, thought, where)
+    return Row(where, turns=tuple(turns[:-1]), reasoning=reasoning, response=turns[-1][1], checks=_checks(fields))
 
 
 def _turn(message: Mapping[str, object], index: int, where: str) -> tuple[str, str]:

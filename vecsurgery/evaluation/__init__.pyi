@@ -1,6 +1,9 @@
 from .answers import AnswerLoss as AnswerLoss
 from .answers import answer_nll as answer_nll
 from .answers import summarise as summarise
+from .checks import RowChecks as RowChecks
+from .checks import last_number as last_number
+from .checks import row_checks as row_checks
 from .extras import forget_quality as forget_quality
 from .extras import rouge_recall as rouge_recall
 from .generation import Asked as Asked
@@ -9,6 +12,7 @@ from .generation import Writer as Writer
 from .generation import leak_figures as leak_figures
 from .generation import questions as questions
 from .generation import rouge_figure as rouge_figure
+from .instructions import instruction_checks as instruction_checks
 from .leak import leak_at_k as leak_at_k
 from .loops import looping as looping
 from .scoring import Source as Source
@@ -19,6 +23,12 @@ from .scoring import measure_variants as measure_variants
 from .scoring import passes as passes
 from .scoring import requests as requests
 from .scoring import score_sources as score_sources
+from .thinking import Thought as Thought
+from .thinking import Written as Written
+from .thinking import rate as rate
+from .thinking import think_figures as think_figures
+from .thinking import thought as thought
+from .thinking import wilson as wilson
 from .tofu import read_tofu as read_tofu
 from .tofu import tofu_path as tofu_path
 from .tofu import tofu_text as tofu_text

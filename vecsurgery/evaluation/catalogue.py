@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-FORGET, RETAIN = "forget", "retain"
-"""Names of data sources that fix a role."""
+FORGET, RETAIN, THINK = "forget", "retain", "think"
+"""Names of data sources that fix a role; of `think` it is the thoughts and answers that models write."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,91 @@ MEASURES = (
         _TOFU + ", by the rouge-score package with stemming",
         "{data}_Q_A_ROUGE",
         entry="rougeL_recall",
+    ),
+    Measure(
+        "think_format",
+        "think format",
+        "0 to 1",
+        "share of generations with exactly one opened and closed thought, an answer behind it, and no loop",
+        "this project",
+        "{data}_think_format",
+    ),
+    Measure(
+        "thinking_mean",
+        "thinking length, mean",
+        "tokens",
+        "mean over generations with a thought of the tokens between its tags",
+        "usual",
+        "{data}_thinking_mean",
+    ),
+    Measure(
+        "thinking_median",
+        "thinking length, median",
+        "tokens",
+        "median of the same",
+        "usual",
+        "{data}_thinking_median",
+    ),
+    Measure(
+        "unclosed_rate",
+        "thought not closed",
+        "0 to 1",
+        "share of generations whose thought is still open where they end: cut off, no answer",
+        "this project",
+        "{data}_unclosed_rate",
+    ),
+    Measure(
+        "stop_rate", "stop rate", "0 to 1", "share of generations that an end token ends", "usual", "{data}_stop_rate"
+    ),
+    Measure(
+        "loop_rate",
+        "loop rate",
+        "0 to 1",
+        "share of generations whose last tokens repeat with a period of at most 16, up to the limit",
+        "this project",
+        "{data}_loop_rate",
+    ),
+    Measure(
+        "answer_accuracy",
+        "answer accuracy",
+        "0 to 1",
+        "share of generations whose answer passes the row's `check`",
+        "usual",
+        "{data}_answer_accuracy",
+    ),
+    Measure(
+        "compliance",
+        "instruction compliance",
+        "0 to 1",
+        "share of generations whose answer obeys every instruction of the row (`instruction_check`, "
+        "`instruction_id_list`)",
+        "IFEval, arXiv 2311.07911, prompt level, strict",
+        "{data}_compliance",
+    ),
+    Measure(
+        "right_and_compliant",
+        "right and compliant",
+        "0 to 1",
+        "share of generations that pass both, of rows that have both",
+        "this project",
+        "{data}_right_and_compliant",
+    ),
+    Measure(
+        "think_kl",
+        "KL at thinking tokens",
+        "nats",
+        "mean over rows of the row's mean of KL(p ‖ q) of the next-token distributions at the tokens of its thought, "
+        "tags included; p of the model compared with, q of this one",
+        "RAIN, arXiv 2602.22538 (L_think)",
+        "{data}_think_kl",
+    ),
+    Measure(
+        "answer_kl",
+        "KL behind the thought",
+        "nats",
+        "the same of the first tokens behind the closing tag",
+        "this project",
+        "{data}_answer_kl",
     ),
 )
 """In the order of tables. `leak@k` has a name for each k: see `measure`."""

@@ -7,14 +7,14 @@ from typing import Any
 from vecsurgery.errors import InputError
 
 
-def require(module: str, package: str, purpose: str) -> Any:
+def require(module: str, package: str, purpose: str, extra: str = "evaluation") -> Any:
     """The module, imported. Raises InputError naming the package and the extra that brings it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
             f"{purpose} needs the package {package}, which is not installed ({error}); "
-            f"install it (pip install {package}), or vecsurgery with its extra `evaluation`"
+            f"install it (pip install {package}), or vecsurgery with its extra `{extra}`"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from vecsurgery.calibration import Row, Samples
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation.extras import rouge_recall
 from vecsurgery.evaluation.leak import leak_at_k
+from vecsurgery.evaluation.thinking import Written
 from vecsurgery.evaluation.types import Figure
 from vecsurgery.progress import Progress, silent
 
@@ -102,9 +104,10 @@ class Writer:
     ) -> None:
         self._model = _loaded(folder, compute)
         self._tokenizer = tokenizer
+        self._special = frozenset(tokenizer.all_special_ids)
         self._longest = longest
         self._stop = tuple(stop)
-        own = self._model.generation_config
+        self._own = own = self._model.generation_config
         self._end = sorted({*_as_list(own.eos_token_id), *_as_list(tokenizer.eos_token_id)})
         padding = next((i for i in (own.pad_token_id, tokenizer.pad_token_id, *self._end) if i is not None), 0)
         self._common = {"eos_token_id": self._end or None, "pad_token_id": padding, "use_cache": True}
@@ -148,18 +151,80 @@ class Writer:
             progress(stage, number + 1, len(asked.prompts), "questions")
         return drawn
 
+    @property
+    def draws(self) -> bool:
+        """Whether the model's generation_config.json asks for sampling; else all its texts behind a prompt are one."""
+        return bool(self._own.do_sample)
+
+    def own(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[str],
+        *,
+        count: int = 1,
+        seed: int = 0,
+        keep: Sequence[str] = (),
+        stage: str = "writing",
+        progress: Progress = silent,
+    ) -> list[list[Written]]:
+        """What the model writes behind each prompt by its own generation_config.json: temperature, top_p, top_k,
+        penalties and whether to draw at all are as it says, or transformers' defaults; length and seed are ours.
+
+        Args:
+            prompts: token ids.
+            rows: identity of each; with the seed, it decides the draws.
+            count: texts behind each prompt; one where the model does not draw (see `draws`).
+            keep: special tokens that stay in the texts, such as tags.
+        """
+        import torch
+
+        drawn = []
+        for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+            written: list[Written] = []
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_seed(seed, row))
+                while len(written) < (count if self.draws else 1):
+                    together = min(_TOGETHER, count - len(written)) if self.draws else 1
+                    ids = torch.tensor([list(prompt)] * together)
+                    found = self._continued(ids, self._own_config(len(prompt)))
+                    written += [self._written(own, keep) for own in found]
+            drawn.append(written)
+            progress(stage, number + 1, len(prompts), "questions")
+        return drawn
+
+    def text(self, ids: Sequence[int], keep: Sequence[str] = ()) -> str:
+        """The text of ids without special tokens, but for those in `keep`."""
+        left_out = self._special - {self._tokenizer.get_vocab().get(tag) for tag in keep}
+        return str(self._tokenizer.decode([token for token in ids if token not in left_out]))
+
+    def _own_config(self, length: int) -> Any:
+        config = copy.deepcopy(self._own)
+        ours = {"max_new_tokens": self._room(length), "max_length": None, "stop_strings": None, **self._common}
+        for name, value in ours.items():
+            setattr(config, name, value)
+        return config
+
+    def _written(self, ids: list[int], keep: Sequence[str]) -> Written:
+        end = self._stop_place(ids)
+        return Written(tuple(ids[:end]), self.text(ids[:end], keep), end < len(ids))
+
     def _write(self, ids: Tensor, **options: Any) -> list[str]:
         """Answers to prompts (batch, length) of one length: no padding, so that no mask can go wrong."""
-        import torch
         from transformers import GenerationConfig
 
-        longest = self._room(ids.shape[1])
-        config = GenerationConfig(max_new_tokens=longest, **self._common, **options)
+        config = GenerationConfig(max_new_tokens=self._room(ids.shape[1]), **self._common, **options)
+        return [self._text(row) for row in self._continued(ids, config)]
+
+    def _continued(self, ids: Tensor, config: Any) -> list[list[int]]:
+        """The new ids behind prompts (batch, length), with whatever stands behind an end token."""
+        import torch
+
         # Otherwise what a model's generation_config.json says fills in what is not set here.
         self._model.generation_config = config
         with torch.no_grad():
             written = self._model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
-        return [self._text(row) for row in written[:, ids.shape[1] :].tolist()]
+        found: list[list[int]] = written[:, ids.shape[1] :].tolist()
+        return found
 
     def _room(self, length: int) -> int:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
@@ -171,9 +236,12 @@ class Writer:
             )
         return room
 
+    def _stop_place(self, ids: Sequence[int]) -> int:
+        """Where an end token stands; the end where there is none."""
+        return next((place for place, token in enumerate(ids) if token in self._end), len(ids))
+
     def _text(self, ids: list[int]) -> str:
-        end = next((place for place, token in enumerate(ids) if token in self._end), len(ids))
-        text = str(self._tokenizer.decode(ids[:end], skip_special_tokens=True))
+        text = str(self._tokenizer.decode(ids[: self._stop_place(ids)], skip_special_tokens=True))
         for stop in self._stop:
             text = text.partition(stop)[0]
         return text.strip()

@@ -13,12 +13,14 @@ class Figure:
     """One measure of one model on one data source, in the layout of open-unlearning.
 
     `value`: over all rows; None where there is none. `by_index`: number of the row among those used, as text → what was
-    found for it. `key`: which entry of a row is its value, a number or a list of numbers.
+    found for it. `key`: which entry of a row is its value, a number or a list of numbers. `interval`: within which the
+    value of a rate lies, at 95 %; None for figures that have none.
     """
 
     value: float | None
     by_index: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     key: str = "score"
+    interval: tuple[float, float] | None = None
 
     @property
     def per_row(self) -> tuple[float, ...]:
@@ -28,9 +30,12 @@ class Figure:
         return tuple(value for value in values if value is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"agg_value": …, "value_by_index": …}`; a number that is not finite becomes None, as JSON has none."""
+        """`{"agg_value": …, "interval": …, "value_by_index": …}`; a number that is not finite becomes None, as JSON has
+        none. What a figure lacks is left out.
+        """
         entries = {index: dict(entry) for index, entry in self.by_index.items()}
-        return {"agg_value": _finite(self.value)} | ({"value_by_index": entries} if entries else {})
+        interval = {"interval": list(self.interval)} if self.interval is not None else {}
+        return {"agg_value": _finite(self.value)} | interval | ({"value_by_index": entries} if entries else {})
 
 
 @dataclass(frozen=True)
