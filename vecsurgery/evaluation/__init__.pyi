@@ -4,6 +4,7 @@ from .answers import summarise as summarise
 from .checks import RowChecks as RowChecks
 from .checks import last_number as last_number
 from .checks import row_checks as row_checks
+from .diverging import think_divergences as think_divergences
 from .extras import forget_quality as forget_quality
 from .extras import rouge_recall as rouge_recall
 from .generation import Asked as Asked

@@ -1,6 +1,7 @@
 from .attention import Attended as Attended
 from .attention import attention_mass as attention_mass
 from .attention import require_heard as require_heard
+from .divergence import token_divergences as token_divergences
 from .generation import greedy as greedy
 from .loading import Compute as Compute
 from .loading import require_loadable as require_loadable

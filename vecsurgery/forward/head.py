@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .model import StreamedModel
 
-_CHUNK = 64
+CHUNK = 64
 """Positions whose logits stand in memory at once: 64 × 256,000 in float64 are 131 MB."""
 
 
@@ -23,7 +23,7 @@ def scored(
     """
     found = [Scores(own) for own in targets]
     # A model with a table of positions takes no more of them at once.
-    chunk = min(_CHUNK, model.context or _CHUNK)
+    chunk = min(CHUNK, model.context or CHUNK)
     for start, stop in model.head_rows():
         place = model.read_head(start, stop)
         for variant, own in enumerate(states):

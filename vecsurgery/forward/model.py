@@ -196,10 +196,16 @@ class StreamedModel:
                     f"by {float((hidden - wanted).abs().max()):.3g}. This architecture is not supported."
                 )
 
+    @property
+    def reads_head_by_rows(self) -> bool:
+        """Whether runs of the head's rows can be read alone."""
+        sizes = {self._loader.length(name) for name in self._head_names}
+        return len(sizes) == 1 and all(self._by_rows(name) for name in self._head_names)
+
     def head_rows(self) -> Iterator[tuple[int, int]]:
         """The vocabulary in runs [start, stop) whose rows of the head are held at once; read each before `logits`."""
         sizes = {self._loader.length(name) for name in self._head_names}
-        if len(sizes) != 1 or not all(self._by_rows(name) for name in self._head_names):
+        if not self.reads_head_by_rows:
             yield 0, max(sizes, default=0)
             return
         (total,) = sizes
