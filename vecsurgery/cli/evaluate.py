@@ -24,11 +24,17 @@ _DATA = "Files of one name are read one after the other."
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Of the drawn answers.")
 @click.option("--longest", type=click.IntRange(min=1), default=200, show_default=True, help="Tokens of an answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="A text that ends a generated answer.")
+@click.option("--think", multiple=True, type=_options.file_path, help="Prompts for reasoning models: what they write.")
+@click.option("--think-samples", type=click.IntRange(min=1), default=4, show_default=True, help="Texts of a prompt.")
+@click.option("--think-longest", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of a text.")
+@click.option("--think-tags", nargs=2, default=("<think>", "</think>"), show_default=True, help="Around a thought.")
+@click.option("--think-after", type=click.IntRange(min=0), default=8, show_default=True, help="Tokens behind, for KL.")
+@click.option("--against", metavar="MODEL", help="KL of thoughts: from this model; by default, the first one named.")
 @click.option("--rows", metavar="A-B", callback=_options.row_range, help="Only these rows of each name: 0-399.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many rows of each name, drawn by --seed.")
 @click.option("--template", default="auto", show_default=True, help="Chat template: auto, none or a Jinja file.")
 @click.option("--max-length", type=click.IntRange(min=2), help="Tokens of a row; default: context, at most 2048.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of --limit and --samples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of --limit, --samples and --think.")
 @click.option("--picture", type=_options.file_path, help="Draw the figures into this .svg or .png file.")
 @click.option("--tofu-eval", type=_options.file_path, metavar="FOLDER", help="Write FOLDER/NAME/TOFU_EVAL.json.")
 @_options.compute
@@ -46,6 +52,12 @@ def command(
     top_p: float,
     longest: int,
     stop: tuple[str, ...],
+    think: tuple[Path, ...],
+    think_samples: int,
+    think_longest: int,
+    think_tags: tuple[str, str],
+    think_after: int,
+    against: str | None,
     rows: tuple[int, int] | None,
     limit: int | None,
     template: str,
@@ -59,7 +71,7 @@ def command(
     """Measure how well models answer, side by side.
 
     A MODEL is a folder, a hub id, or the TOFU_EVAL.json of a model that was evaluated elsewhere. Models are streamed;
-    only --generate and --samples load them, one at a time. docs/evaluation.md says what each figure is.
+    only --generate, --samples and --think load them, one at a time. docs/evaluation.md says what each figure is.
 
     \b
     Examples:
@@ -67,6 +79,7 @@ def command(
       vecsurgery evaluate before=original after=cleaned --data general=general.txt --picture figures.svg
       vecsurgery evaluate unlearned cleaned --forget forget10_perturbed.json --reference retrained
       vecsurgery evaluate cleaned --forget forget.jsonl --generate --samples 8 --leak 4 --tofu-eval figures
+      vecsurgery evaluate reasoning instruct merged --think prompts.jsonl --think-samples 8
     """
     from vecsurgery import report
     from vecsurgery.recipe import DataSpec
@@ -74,10 +87,11 @@ def command(
 
     if picture is not None:
         report.require_picture(picture)
-    specs = {
-        name: DataSpec(files, template, rows=rows, limit=limit, max_length=max_length, seed=seed)
-        for name, files in _sources(forget, retain, data).items()
-    }
+
+    def spec(files: tuple[Path, ...]) -> DataSpec:
+        return DataSpec(files, template, rows=rows, limit=limit, max_length=max_length, seed=seed)
+
+    specs = {name: spec(files) for name, files in _sources(forget, retain, data).items()}
     with _progress.shown(as_json=as_json) as progress:
         found = evaluating.evaluate(
             models,
@@ -91,6 +105,12 @@ def command(
             seed=seed,
             longest=longest,
             stop=stop,
+            think=spec(think) if think else None,
+            think_samples=think_samples,
+            think_longest=think_longest,
+            think_tags=think_tags,
+            think_after=think_after,
+            against=against,
             tofu_eval=tofu_eval,
             compute=compute,
             progress=progress,

@@ -16,6 +16,8 @@ from .generation import rouge_figure as rouge_figure
 from .instructions import instruction_checks as instruction_checks
 from .leak import leak_at_k as leak_at_k
 from .loops import looping as looping
+from .reasoning import check_figures as check_figures
+from .reasoning import measure_thinking as measure_thinking
 from .scoring import Source as Source
 from .scoring import figures as figures
 from .scoring import measure_answers as measure_answers

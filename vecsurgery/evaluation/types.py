@@ -42,7 +42,7 @@ class Figure:
 class Measured:
     """Figures of one model on one data source, by the names of `catalogue.MEASURES`.
 
-    `rows`: rows that were measured; `tokens`: tokens that were scored.
+    `rows`: rows that were measured; `tokens`: tokens that were scored or, of `think`, written.
     """
 
     figures: Mapping[str, Figure]
@@ -104,9 +104,13 @@ class Evaluation:
 
     def value(self, label: str, data: str, measure: str) -> float | None:
         """One figure; None where it was not taken."""
-        measured = self.model(label).data.get(data)
-        figure = measured.figures.get(measure) if measured is not None else None
+        figure = self.figure(label, data, measure)
         return None if figure is None else figure.value
+
+    def figure(self, label: str, data: str, measure: str) -> Figure | None:
+        """One figure with its rows and interval; None where it was not taken."""
+        measured = self.model(label).data.get(data)
+        return measured.figures.get(measure) if measured is not None else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -31,7 +31,7 @@ def token_divergences(
     stage: str = "comparing",
     progress: Progress = silent,
 ) -> list[list[Float[Tensor, " positions"]]]:
-    """KL(p ‖ q) = Σ_i p_i (ln p_i − ln q_i) of next-token distributions, in nats: [other][sample] → (positions,) float64.
+    """KL(p ‖ q) = Σ_i p_i (ln p_i − ln q_i) of next-token distributions, in nats; float64, [other][sample].
 
     p is what `reference` says of the token behind a position, q what the other model says there. Every model is
     streamed once with its own configuration, so that models of different layouts can be compared; the states at the

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vecsurgery.errors import InputError
 from vecsurgery.evaluation.catalogue import FORGET, measure, order
-from vecsurgery.evaluation.types import Evaluation
+from vecsurgery.evaluation.types import Evaluation, Figure
 from vecsurgery.report import judged
 from vecsurgery.report.numbers import counted
 from vecsurgery.report.pictures import ON_WHITE, require_picture, save
@@ -23,7 +23,8 @@ _PANELS = 4
 def evaluation_text(evaluation: Evaluation) -> str:
     """Aligned tables, one for each data source: a measure a line, with its unit, and a model a column.
 
-    Data with the role of forget or retain have a last column that says where a good model stands.
+    Rates of generations have their interval beside them. Data with a role have a last column that says where a good
+    model stands.
     """
     labels = [model.label for model in evaluation.models]
     blocks = []
@@ -33,8 +34,8 @@ def evaluation_text(evaluation: Evaluation) -> str:
         rows = []
         for name in names:
             described = measure(name)
-            values = [evaluation.value(label, data, name) for label in labels]
-            rows.append([described.title, described.unit, *(_cell(value) for value in values)])
+            figures = [evaluation.figure(label, data, name) for label in labels]
+            rows.append([described.title, described.unit, *(_cell_of(found) for found in figures)])
         if rows and any(ends):
             rows = [[*row, end] for row, end in zip(rows, ends, strict=True)]
         if rows:
@@ -56,12 +57,12 @@ def evaluation_picture(evaluation: Evaluation, path: Path) -> None:
     if not panels:
         raise InputError(f"drawing into {path}: there is no figure to draw")
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
     across = max(len(line) for line in panels)
     height = max(1.2, 0.7 + 0.24 * len(evaluation.models))
     with rc_context(ON_WHITE):
-        drawing = Figure(figsize=(2.9 * across, height * len(panels)), layout="constrained")
+        drawing = Drawing(figsize=(2.9 * across, height * len(panels)), layout="constrained")
         for row, line in zip(drawing.subplots(len(panels), across, squeeze=False), panels, strict=True):
             for axes, panel in zip(row, line, strict=False):
                 _bars(axes, evaluation, *panel)
@@ -82,10 +83,15 @@ def _panels(evaluation: Evaluation) -> list[list[tuple[str, str]]]:
 def _bars(axes: "Axes", evaluation: Evaluation, data: str, name: str) -> None:
     described = measure(name)
     for place, model in enumerate(evaluation.models):
-        value = evaluation.value(model.label, data, name)
+        found = evaluation.figure(model.label, data, name)
+        value = found.value if found is not None else None
         length = value if value is not None and math.isfinite(value) else 0.0
         axes.barh(place, length, color=_COLOURS[place % len(_COLOURS)], height=0.72)
-        axes.annotate(f" {_cell(value)}", (length, place), va="center", fontsize=7)
+        end = length
+        if found is not None and found.interval is not None:
+            low, end = found.interval
+            axes.hlines(place, low, end, color="#333333", linewidth=1)
+        axes.annotate(f" {_cell(value)}", (end, place), va="center", fontsize=7)
     axes.set_yticks(range(len(evaluation.models)), [model.label for model in evaluation.models], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.25)
@@ -117,6 +123,14 @@ def _title(evaluation: Evaluation, data: str) -> str:
         "" if not rows else f": {counted(rows[0], 'row')}" if len(rows) == 1 else f": {rows[0]:,} to {rows[-1]:,} rows"
     )
     return f"{data}{count}" + (" (should be forgotten)" if data == FORGET else "")
+
+
+def _cell_of(found: Figure | None) -> str:
+    """A figure, with the interval of a rate."""
+    if found is None or found.interval is None:
+        return _cell(found.value if found is not None else None)
+    low, high = found.interval
+    return f"{_cell(found.value)} [{low:.2f}, {high:.2f}]"
 
 
 def _cell(value: float | None) -> str:

@@ -11,6 +11,11 @@ MODELS = ("into", "raw", "edited")
 _HIGH_IS_KNOWN = {"token_probability", "row_probability", "paraphrased_probability", "accuracy", "rouge"}
 _LOW_IS_KNOWN = {"capped_loss", "nll", "perplexity"}
 _HIGH_IS_GOOD = {"truth_ratio", "forget_quality"}
+_ALWAYS = {
+    **dict.fromkeys(("think_format", "stop_rate", "answer_accuracy", "compliance", "right_and_compliant"), "high"),
+    **dict.fromkeys(("unclosed_rate", "loop_rate", "think_kl", "answer_kl"), "low"),
+}
+"""The good end of measures of what a reasoning model writes, on any data."""
 _NEGLIGIBLE = 1e-6
 """Relative change by the raw delta below which a share of it says nothing."""
 
@@ -44,7 +49,11 @@ def rows(record: Record) -> list[Row]:
 
 
 def good(data: str, name: str) -> str:
-    """Whether "high" or "low" is the good end of a measure on data with the role of forget or retain; else empty."""
+    """Whether "high" or "low" is the good end of a measure: of thoughts, or on data with the role of forget or retain;
+    else empty.
+    """
+    if name in _ALWAYS:
+        return _ALWAYS[name]
     if data not in (FORGET, RETAIN):
         return ""
     if name in _HIGH_IS_GOOD:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vecsurgery.calibration import has_alternatives, read_rows
 from vecsurgery.errors import InputError
-from vecsurgery.evaluation.catalogue import FORGET
+from vecsurgery.evaluation.catalogue import FORGET, THINK
 from vecsurgery.evaluation.extras import forget_quality, require
 from vecsurgery.evaluation.tofu import read_tofu, tofu_path, write_tofu
 from vecsurgery.evaluation.types import EvaluatedModel, Evaluation, Figure
@@ -17,6 +17,7 @@ from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import DataSpec
 from vecsurgery.studies.asking import Asking, Reading, Settings
 from vecsurgery.studies.labels import is_figures, labelled
+from vecsurgery.studies.thinking import Kept, Thinking, kept_thoughts, require_thinking, with_divergences
 from vecsurgery.surgery.allocator import return_large_blocks
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ def evaluate(
     seed: int = 0,
     longest: int = 200,
     stop: Sequence[str] = (),
+    think: Data | None = None,
+    think_samples: int = 4,
+    think_longest: int = 4096,
+    think_tags: tuple[str, str] = ("<think>", "</think>"),
+    think_after: int = 8,
+    against: Model | None = None,
     tokenizer: str | Path | None = None,
     tofu_eval: str | Path | None = None,
     compute: Compute = "float32",
@@ -47,8 +54,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure how models answer, on the same data.
 
-    Every model is streamed once, block by block, for all measures of its true answers and texts. Only `generate` and
-    `samples` load whole models, one at a time. `docs/evaluation.md` says what each measure is.
+    Every model is streamed once, block by block, for all measures of its true answers and texts. Only `generate`,
+    `samples` and `think` load whole models, one at a time. `docs/evaluation.md` says what each measure is.
 
     Args:
         models: label → model, or a list of names as the command takes them ("NAME=MODEL", or MODEL). A model is a
@@ -63,6 +70,12 @@ def evaluate(
         leak: which k; 1 and `samples` where nothing is given.
         temperature: > 0, of the draws. top_p: in (0, 1]. seed: of the draws.
         longest: most tokens of a generated answer. stop: texts that end one, as an end token does.
+        think: file, files or `DataSpec` of prompts for reasoning models: they write by their own generation config, and
+            what they write is measured (think format, length, and what the rows' checkers say). Rows with `reasoning`
+            also tell how far each model is from another at the tokens of a thought.
+        think_samples: generations of each prompt. think_longest: most tokens of one. think_tags: around a thought.
+        think_after: tokens behind a thought whose divergence is told; 0 for none.
+        against: the model whose thoughts are to stay, or its label; the first of `models` where nothing is given.
         tokenizer: folder of the tokenizer for models in memory, which have none.
         tofu_eval: folder to write LABEL/TOFU_EVAL.json into, for each model that was measured here.
         compute: type of the forward passes: "float32", or "stored" for the checkpoint's own.
@@ -86,23 +99,31 @@ def evaluate(
         Path(tokenizer) if tokenizer is not None else None,
         compute,
         progress,
+        Thinking(_spec(THINK, think), think_samples, think_longest, think_tags, think_after, seed) if think else None,
     )
     folder = Path(tofu_eval) if tofu_eval is not None else None
+    _require_thinking(named, settings, against)
     _require_possible(named, settings, reference, folder)
     return_large_blocks()
     asked = [_opened(label, given, settings) for label, given in named.items()]
     ideal = _opened_reference(reference, named, settings)
+    kept = _kept(against, asked, settings)
     read = [each.read() if isinstance(each, Asking) else each for each in asked]
     found = [each.model for each in read]
     if ideal is not None:
         found = _with_quality(found, _ratios(ideal, found))
+    if kept is not None and settings.thinking is not None:
+        found = with_divergences(found, kept, settings.thinking, compute=compute, progress=progress)
     if folder is not None:
         for model in found:
             if model.fingerprint is not None:
                 write_tofu(model, folder)
     warnings = [warning for each in read for warning in each.warnings] + _differing(read)
-    files = {name: tuple(str(path) for path in spec.data) for name, spec in settings.specs.items()}
-    return Evaluation(tuple(found), files, settings.to_dict(), tuple(dict.fromkeys(warnings)))
+    specs = {**settings.specs, **({THINK: settings.thinking.spec} if settings.thinking else {})}
+    files = {name: tuple(str(path) for path in spec.data) for name, spec in specs.items()}
+    return Evaluation(
+        tuple(found), files, settings.to_dict(), tuple(dict.fromkeys([*warnings, *(kept.warnings if kept else ())]))
+    )
 
 
 def _require_possible(
@@ -110,9 +131,10 @@ def _require_possible(
 ) -> None:
     """Everything that was asked for, looked at without torch. Raises InputError."""
     measured = [label for label, given in models.items() if not is_figures(given)]
-    if measured and not settings.specs:
+    if measured and not settings.specs and settings.thinking is None:
         raise InputError(
-            f"evaluating {', '.join(measured)}: no data was named; give --forget, --retain or --data NAME=FILE"
+            f"evaluating {', '.join(measured)}: no data was named; give --forget, --retain, --data NAME=FILE or "
+            "--think FILE"
         )
     answered = {name: _answers(name, spec) for name, spec in settings.specs.items()}
     if settings.generate and not any(answered.values()):
@@ -134,6 +156,34 @@ def _require_possible(
         require("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
     _require_reference(reference, settings.specs)
     _require_free(folder, measured)
+
+
+def _require_thinking(models: Mapping[str, Model], settings: Settings, against: Model | None) -> None:
+    """What was asked of thoughts, looked at without torch. Raises InputError."""
+    if settings.thinking is None:
+        if against is not None:
+            raise InputError("comparing thoughts with another model's: there are none; give --think FILE")
+        return
+    if THINK in settings.specs:
+        raise InputError(f"evaluating data {THINK!r}: this is the name of --think; give the data another one")
+    given = models.get(against, against) if isinstance(against, str) else against
+    if given is not None and is_figures(given):
+        raise InputError(f"comparing thoughts with {against}: a file of figures does not think; expected a model")
+    require_thinking(settings.thinking, against=against is not None)
+
+
+def _kept(against: Model | None, asked: Sequence[Asking | Reading], settings: Settings) -> Kept | None:
+    """The thoughts that models are compared on; None where nothing is asked of thoughts, or only files were named."""
+    thinkers = [each.thinker for each in asked if isinstance(each, Asking)]
+    if settings.thinking is None or not thinkers:
+        return None
+    own = [each for each in thinkers if isinstance(against, str) and each.label == against]
+    if against is None or own:
+        return kept_thoughts((own or thinkers)[0], thinkers, settings.thinking)
+    bare = replace(settings, specs={}, generate=False, sampling=None, thinking=None)
+    opened = _opened(str(against) if isinstance(against, str | Path) else "the model compared with", against, bare)
+    assert isinstance(opened, Asking)  # files of figures were refused
+    return kept_thoughts(opened.thinker, thinkers, settings.thinking)
 
 
 def _sampling(count: int, temperature: float, top_p: float, seed: int) -> Sampling:
