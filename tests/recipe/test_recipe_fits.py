@@ -198,7 +198,7 @@ def test_wrong_rows_of_evaluation_are_refused_with_their_reason(problems: Proble
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ("measure: retension, max: 1", ".measure: expected 'retention', 'forgetting', 'perplexity_ratio' or 'smoke'"),
+        ("measure: retension, max: 1", ".measure: expected 'retention', 'forgetting', 'perplexity_ratio', "),
         ("max: 1", ".measure: this key is required"),
         ("measure: retention, data: test.jsonl", ".max: this key is required for retention"),
         ("measure: retention, min: 0, data: test.jsonl", ".max: this key is required for retention"),
@@ -214,6 +214,18 @@ def test_wrong_rows_of_evaluation_are_refused_with_their_reason(problems: Proble
         ("measure: retention, max: '1', data: test.jsonl", ".max: expected a number; got '1'"),
         ("measure: retention, max: 1, data: gone.jsonl", ".data: there is no file"),
         ("measure: retention, max: 1, dat: test.jsonl", ".dat: unknown key 'dat'; did you mean 'data'?"),
+        ("measure: think_format, data: test.jsonl", ".min: this key is required for think_format"),
+        ("measure: think_format, min: 0.9", ".data: this key is required"),
+        ("measure: think_format, min: 99, data: test.jsonl", ".min: a share is at most 1; got min 99"),
+        (
+            "measure: think_format, min: 1, data: test.jsonl, max_length: 9",
+            ".max_length: prompts are not cut; remove it",
+        ),
+        ("measure: think_format, min: 1, data: test.jsonl, samples: 0", ".samples: expected"),
+        ("measure: think_format, min: 1, data: test.jsonl, tags: [<a>, <a>]", ".tags: expected two tags, neither"),
+        ("measure: think_format, min: 1, data: test.jsonl, tags: [<a>]", ".tags"),
+        ("measure: retention, max: 1, data: test.jsonl, longest: 9", ".longest: this key goes with think_format"),
+        ("measure: smoke, longest: 9", ".longest: smoke takes neither"),
         ("measure: smoke, max: 1", ".max: smoke takes neither limits nor data; remove this key"),
         ("measure: smoke, data: test.jsonl", ".data: smoke takes neither limits nor data; remove this key"),
     ],

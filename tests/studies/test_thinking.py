@@ -1,15 +1,12 @@
 """The command `evaluate --think` on tiny reasoning models: what they write, side by side, and how far they moved."""
 
-import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
-from safetensors.torch import load_file, save_file
 from support import models
 
 import vecsurgery
@@ -20,39 +17,12 @@ from vecsurgery.errors import InputError
 from vecsurgery.evaluation import generation, think_divergences, wilson
 from vecsurgery.recipe import DataSpec
 
-_TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<think> {% endif %}"
-_THOUGHT = ("w20", "w21", "</think>", "w42", "</s>")
-
-
-def _scripted(folder: Path, script: tuple[str, ...] = _THOUGHT, *, seed: int = 1) -> Path:
-    """A model that writes one text, whatever it is asked: every token is followed by the next one of the script."""
-    models.checkpoint(folder, seed=seed, num_hidden_layers=2)
-    models.write_tokenizer(folder, template=_TEMPLATE)
-    tokenizer = load_tokenizer(folder)
-    tensors = load_file(folder / "model.safetensors")
-    # Blocks that add nothing; the head answers to the embedding of the token before.
-    for name in tensors:
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            tensors[name].zero_()
-    generator = torch.Generator().manual_seed(seed)
-    embedding = torch.randn(models.VOCABULARY, 32, generator=generator)
-    head = torch.zeros(models.VOCABULARY, 32)
-    ids = tokenizer.convert_tokens_to_ids(["<think>", *script])
-    for before, behind in itertools.pairwise(ids):
-        head[behind] += 0.4 * embedding[before]
-    tensors |= {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
-    tensors["model.norm.weight"] = torch.ones(32)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = {"eos_token_id": 2, "do_sample": True, "temperature": 0.05, "top_k": 0}
-    (folder / "generation_config.json").write_text(json.dumps(config))
-    return folder
-
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("thinking")
-    _scripted(root / "reasoning")
-    _scripted(root / "endless", ("w20", "w21", "w20"))
+    models.scripted(root / "reasoning")
+    models.scripted(root / "endless", ("w20", "w21", "w20"))
     models.perturbed(root / "reasoning", root / "merged", seed=2, size=0.01)
     rows = [
         {"prompt": f"w{50 + number}", "reasoning": "w20 w21", "response": " w42", "check": {"exact": "w42"}}
@@ -143,7 +113,7 @@ def test_the_table_shows_rates_with_intervals_and_which_end_is_good(here: Path, 
 
 
 def test_a_model_that_does_not_draw_is_asked_once_and_says_so(here: Path, tmp_path: Path) -> None:
-    greedy = _scripted(tmp_path / "greedy")
+    greedy = models.scripted(tmp_path / "greedy")
     (greedy / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
     found = vecsurgery.evaluate([greedy], think=here / "prompts.jsonl", think_longest=8, think_samples=3)
     figure = found.figure("greedy", "think", "think_format")
@@ -153,7 +123,7 @@ def test_a_model_that_does_not_draw_is_asked_once_and_says_so(here: Path, tmp_pa
 
 
 def test_models_of_other_tokens_are_measured_but_not_compared(here: Path, tmp_path: Path) -> None:
-    other = _scripted(tmp_path / "other")
+    other = models.scripted(tmp_path / "other")
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"w20"', '"w0"'))
     found = vecsurgery.evaluate([here / "reasoning", other], think=here / "prompts.jsonl", think_longest=4)

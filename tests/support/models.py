@@ -1,5 +1,6 @@
 """Tiny random checkpoints of many architectures, made in milliseconds and written as a hub would hold them."""
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -198,6 +199,33 @@ def write_byte_tokenizer(folder: Path) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+    return folder
+
+
+THINKING = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<think> {% endif %}"
+"""A chat template that opens the thought itself."""
+
+
+def scripted(
+    folder: Path, script: tuple[str, ...] = ("w20", "w21", "</think>", "w42", "</s>"), *, seed: int = 1
+) -> Path:
+    """A reasoning model that draws one text, whatever it is asked: behind every word the next one of the script."""
+    checkpoint(folder, seed=seed, num_hidden_layers=2)
+    write_tokenizer(folder, template=THINKING)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    tensors = load_file(folder / "model.safetensors")
+    # Blocks that add nothing; the head answers to the embedding of the word before.
+    for name in tensors:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensors[name].zero_()
+    embedding = torch.randn(VOCABULARY, 32, generator=torch.Generator().manual_seed(seed))
+    head = torch.zeros(VOCABULARY, 32)
+    for before, behind in itertools.pairwise(vocabulary[word] for word in ("<think>", *script)):
+        head[behind] += 0.4 * embedding[before]
+    changed = {"model.embed_tokens.weight": embedding, "lm_head.weight": head, "model.norm.weight": torch.ones(32)}
+    save_file(tensors | changed, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = {"eos_token_id": 2, "do_sample": True, "temperature": 0.05, "top_k": 0}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
     return folder
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecsurgery.calibration import Row, Samples
-from vecsurgery.errors import InputError
+from vecsurgery.errors import InputError, NotFiniteError
 from vecsurgery.evaluation.extras import rouge_recall
 from vecsurgery.evaluation.leak import leak_at_k
 from vecsurgery.evaluation.thinking import Written
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     from vecsurgery.forward import Compute
 
-_TOGETHER = 32
+WRITTEN_TOGETHER = 32
 """Answers that are written at the same time."""
+_NOT_FINITE = "probability tensor contains either"
+"""What torch says where it cannot draw."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,9 @@ class Writer:
         answers = [""] * len(asked.prompts)
         done = 0
         for batch in make_batches(asked.prompts):
-            for start in range(0, len(batch.members), _TOGETHER):
-                members = batch.members[start : start + _TOGETHER]
-                texts = self._write(batch.ids[start : start + _TOGETHER], do_sample=False)
+            for start in range(0, len(batch.members), WRITTEN_TOGETHER):
+                members = batch.members[start : start + WRITTEN_TOGETHER]
+                texts = self._write(batch.ids[start : start + WRITTEN_TOGETHER], do_sample=False)
                 for member, text in zip(members, texts, strict=True):
                     answers[member] = text
                 done += len(members)
@@ -145,7 +147,7 @@ class Writer:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_seed(sampling.seed, row))
                 while len(texts) < sampling.count:
-                    together = min(_TOGETHER, sampling.count - len(texts))
+                    together = min(WRITTEN_TOGETHER, sampling.count - len(texts))
                     texts += self._write(torch.tensor([list(prompt)] * together), **options)
             drawn.append(texts)
             progress(stage, number + 1, len(asked.prompts), "questions")
@@ -184,7 +186,7 @@ class Writer:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_seed(seed, row))
                 while len(written) < (count if self.draws else 1):
-                    together = min(_TOGETHER, count - len(written)) if self.draws else 1
+                    together = min(WRITTEN_TOGETHER, count - len(written)) if self.draws else 1
                     ids = torch.tensor([list(prompt)] * together)
                     found = self._continued(ids, self._own_config(len(prompt)))
                     written += [self._written(own, keep) for own in found]
@@ -221,8 +223,16 @@ class Writer:
 
         # Otherwise what a model's generation_config.json says fills in what is not set here.
         self._model.generation_config = config
-        with torch.no_grad():
-            written = self._model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        try:
+            with torch.no_grad():
+                written = self._model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        except RuntimeError as error:
+            if _NOT_FINITE not in str(error):
+                raise
+            raise NotFiniteError(
+                "generating answers: the model's logits are not finite (NaN or infinity); look for broken weights with "
+                "`vecsurgery check --weights`"
+            ) from error
         found: list[list[int]] = written[:, ids.shape[1] :].tolist()
         return found
 

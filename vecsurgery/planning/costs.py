@@ -8,6 +8,7 @@ from typing import Literal
 
 from vecsurgery.checkpoint.types import TensorInfo
 from vecsurgery.editing.touches import geometry_names
+from vecsurgery.evaluation.generation import WRITTEN_TOGETHER
 from vecsurgery.forward import share_a_pass
 from vecsurgery.forward.generation import HELD_BYTES
 from vecsurgery.planning.inputs import Inputs
@@ -83,8 +84,8 @@ class PlannedFit:
 
 @dataclass(frozen=True)
 class PlannedJudging:
-    """What `evaluate` and gates take at most: `models` models of `tokens` tokens in `passes` passes, and the
-    continuations of `smoke`. `reads`, `memory` in bytes, `flops`: of both.
+    """What `evaluate` and gates take at most: `models` models of `tokens` tokens in `passes` passes, the continuations
+    of `smoke`, and `generated` tokens of `think_format`. `reads`, `memory` in bytes, `flops`: of all.
     """
 
     models: int
@@ -94,6 +95,7 @@ class PlannedJudging:
     reads: int
     memory: int
     flops: int
+    generated: int = 0
 
 
 def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozenset[str]]) -> PlannedTensor:
@@ -259,7 +261,8 @@ def judging_cost(inputs: Inputs, tensors: Mapping[str, PlannedTensor]) -> Planne
     """
     gates = inputs.recipe.gates
     sources = [*inputs.evaluation.values()]
-    sources += [samples for index, samples in inputs.gate_samples.items() if gates[index].data is not None]
+    scored = {index: samples for index, samples in inputs.gate_samples.items() if gates[index].writing is None}
+    sources += [samples for index, samples in scored.items() if gates[index].data is not None]
     smoke = any(gate.measure == "smoke" for gate in gates)
     sources += [smoke_samples(inputs)] if smoke else []
     if not sources:
@@ -279,15 +282,36 @@ def judging_cost(inputs: Inputs, tensors: Mapping[str, PlannedTensor]) -> Planne
     alone = sum(stored.values()) if together < len(models) or not raw else 0
     held = sum(prod(info.shape) for info in layout.tensors.values()) * 4 < HELD_BYTES
     continued = (1 if held else CONTINUED + 2) * written if smoke else 0
+    generated, loaded = _generation_cost(inputs)
+    memory = max(blocks.values(), default=0) + (min(together, len(models)) + 1) * sum(lengths) * layout.hidden * 4
     return PlannedJudging(
         models=len(models),
         samples=len(lengths),
         tokens=sum(lengths),
         passes=-(-len(models) // together),
-        reads=raw + alone + written + continued,
-        memory=max(blocks.values(), default=0) + (min(together, len(models)) + 1) * sum(lengths) * layout.hidden * 4,
-        flops=2 * parameters * (len(models) * sum(lengths) + (CONTINUATIONS * CONTINUED if smoke else 0)),
+        reads=raw + alone + written + continued + written * len(inputs.gate_prompts),
+        memory=max(memory, loaded),
+        flops=2 * parameters * (len(models) * sum(lengths) + generated + (CONTINUATIONS * CONTINUED if smoke else 0)),
+        generated=generated,
     )
+
+
+def _generation_cost(inputs: Inputs) -> tuple[int, int]:
+    """Tokens that the result writes for gates at most, and the bytes of the loaded model with its caches in float32.
+
+    A cache is counted as if keys and values were as wide as the hidden states.
+    """
+    layout, generated, memory = inputs.into.layout, 0, 0
+    whole = sum(prod(info.shape) for info in layout.tensors.values()) * 4
+    blocks = len({info.layer for info in layout.tensors.values() if info.layer is not None})
+    for index, asked in inputs.gate_prompts.items():
+        writing = inputs.recipe.gates[index].writing
+        assert writing is not None  # only such gates have prompts
+        generated += len(asked) * writing.samples * writing.longest
+        longest = max(len(prompt.ids) for prompt in asked) + writing.longest
+        cache = 2 * blocks * layout.hidden * 4 * longest * min(writing.samples, WRITTEN_TOGETHER)
+        memory = max(memory, whole + cache)
+    return generated, memory
 
 
 def item_size(dtype: str) -> int:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vecsurgery.calibration import OtherAnswers, Samples
+from vecsurgery.calibration import OtherAnswers, Prompt, Samples
 from vecsurgery.checkpoint import Stored, plan_download, require_space, resolve, revision_of
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
@@ -14,7 +14,14 @@ from vecsurgery.editing.touches import Touch, touches
 from vecsurgery.errors import UnsupportedError
 from vecsurgery.fits import Fit
 from vecsurgery.geometry import Geometry
-from vecsurgery.planning.sampling import attention_samples, calibration_samples, measured_answers, measured_samples
+from vecsurgery.planning.sampling import (
+    as_samples,
+    asked_prompts,
+    attention_samples,
+    calibration_samples,
+    measured_answers,
+    measured_samples,
+)
 from vecsurgery.planning.tokenizers import Tokenizers
 from vecsurgery.planning.vocabulary import Alignment, align
 from vecsurgery.projectors import Projector
@@ -91,12 +98,23 @@ class Inputs:
         return measured_answers(self.recipe.evaluate[name], self.evaluation[name], self.into, self.tokenizers)
 
     @cached_property
+    def gate_prompts(self) -> dict[int, list[Prompt]]:
+        """Index of a gate that looks at generations → what is asked for it."""
+        return {
+            index: asked_prompts(f"gates[{index}] ({gate.measure})", gate, self.into, self.tokenizers)
+            for index, gate in enumerate(self.recipe.gates)
+            if gate.writing is not None
+        }
+
+    @cached_property
     def gate_samples(self) -> dict[int, Samples]:
         """Index of a gate → the rows that it measures on: its own, or those of `evaluate` in the same role."""
         found = {}
         for index, gate in enumerate(self.recipe.gates):
             role = ROLES.get(gate.measure)
-            if gate.data is not None:
+            if index in self.gate_prompts:
+                found[index] = as_samples(self.gate_prompts[index])
+            elif gate.data is not None:
                 what = f"gates[{index}] ({gate.measure})"
                 answers = role is not None
                 found[index] = measured_samples(what, gate.data, self.into, self.tokenizers, answers=answers)

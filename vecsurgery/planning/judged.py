@@ -37,12 +37,12 @@ def key(index: int) -> str:
 
 
 def judged_sources(inputs: Inputs) -> dict[str, Source]:
-    """Rows of `evaluate` by name, and of the gates."""
+    """Rows of `evaluate` by name, and of the gates that score given text."""
     sources = {name: Source(samples, inputs.other_answers(name)) for name, samples in inputs.evaluation.items()}
     for index, gate in enumerate(inputs.recipe.gates):
         if gate.measure == "smoke":
             sources[key(index)] = Source(smoke_samples(inputs))
-        else:
+        elif gate.writing is None:
             sources[key(index)] = Source(_as_asked(gate, inputs.gate_samples[index]))
     return sources
 

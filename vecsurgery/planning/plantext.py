@@ -63,6 +63,7 @@ def _judging(plan: "Plan") -> str:
         f"evaluate and gates: {entry.models} models of {entry.tokens:,} tokens in {entry.samples:,} samples, "
         f"{entry.passes} pass{'es' if entry.passes != 1 else ''}; reads {readable(entry.reads)}, memory "
         f"{readable(entry.memory)}, {_flops(entry.flops)}"
+        + (f"; think_format writes at most {entry.generated:,} tokens" if entry.generated else "")
     )
 
 

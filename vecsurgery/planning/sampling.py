@@ -1,12 +1,26 @@
 """Rows of a recipe as samples: rendered with the tokenizer of the model that will read them, with answers if needed."""
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from vecsurgery.calibration import OtherAnswers, Samples, has_alternatives, other_answers, prepare, rows_of, spanned
+from vecsurgery.calibration import (
+    OtherAnswers,
+    Prompt,
+    Sample,
+    Samples,
+    asking_rows,
+    has_alternatives,
+    other_answers,
+    prepare,
+    prompts,
+    rows_of,
+    spanned,
+)
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.errors import InputError
 from vecsurgery.planning.tokenizers import Tokenizers
-from vecsurgery.recipe.types import DataSpec, GeometrySpec
+from vecsurgery.recipe.types import DataSpec, GateSpec, GeometrySpec
 
 _NAMED = 3
 
@@ -62,6 +76,32 @@ def measured_answers(data: DataSpec, samples: Samples, model: Weights, tokenizer
         return []
     folder, context = _reader("evaluation", model)
     return other_answers(rows, data, tokenizers[folder], context=context)
+
+
+def asked_prompts(what: str, gate: GateSpec, model: Weights, tokenizers: Tokenizers) -> list[Prompt]:
+    """What a model is asked for a gate that looks at generations. Errors: InputError."""
+    assert gate.data is not None  # the grammar: such a gate has data
+    assert gate.writing is not None
+    folder, context = _reader(what, model)
+    try:
+        found = prompts(asking_rows(gate.data), gate.data, tokenizers[folder], gate.writing.tags)
+    except InputError as error:
+        raise type(error)(f"{what}: {error}") from error
+    for prompt in found:
+        if context is not None and len(prompt.ids) >= context:
+            raise InputError(
+                f"{what}: {prompt.row.where}: a prompt of {len(prompt.ids)} tokens fills the model's context of "
+                f"{context}; leave out long rows (`rows`)"
+            )
+    return found
+
+
+def as_samples(asked: Sequence[Prompt]) -> Samples:
+    """Prompts as samples without an answer, to be counted and told apart like other rows."""
+    samples = tuple(Sample(prompt.ids, (), (), prompt.row.identity, prompt.row.where) for prompt in asked)
+    digest = hashlib.sha256(repr([sample.ids for sample in samples]).encode()).hexdigest()
+    tokens = sum(len(sample.ids) for sample in samples)
+    return Samples(samples, {"rows": len(samples), "samples": len(samples), "tokens": tokens}, digest)
 
 
 def _reader(what: str, model: Weights) -> tuple[Path, int | None]:

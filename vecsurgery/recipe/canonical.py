@@ -125,7 +125,9 @@ def _data(data: DataSpec) -> dict[str, Any]:
 
 def _gate(gate: GateSpec) -> dict[str, Any]:
     limits = _given({"measure": gate.measure, "min": gate.min, "max": gate.max})
-    return {**limits, **({} if gate.data is None else _data(gate.data))}
+    writing = gate.writing
+    written = {} if writing is None else {**vars(writing), "tags": list(writing.tags)}
+    return {**limits, **({} if gate.data is None else _data(gate.data)), **written}
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -218,11 +218,19 @@ class GateKeys(DataKeys):
 
     measure: GateMeasure = Field(
         description="retention: retain answer NLL of the result minus that of into, in nats; forgetting: share of the "
-        "raw delta's forgetting that is kept; perplexity_ratio: perplexity of the result over that of into; smoke: "
-        "finite logits, perplexity not ruined, no loops in what it writes."
+        "raw delta's forgetting that is kept; perplexity_ratio: perplexity of the result over that of into; "
+        "think_format: share of its generations that keep the think format; smoke: finite logits, perplexity not "
+        "ruined, no loops in what it writes."
     )
     min: float | None = Field(default=None, allow_inf_nan=False, description="Least value that passes.")
     max: float | None = Field(default=None, allow_inf_nan=False, description="Largest value that passes.")
+    samples: int | None = Field(
+        default=None, ge=1, description="think_format: texts that are written behind each prompt, 4 by default."
+    )
+    longest: int | None = Field(default=None, ge=1, description="think_format: most tokens of a text, 4096 by default.")
+    tags: tuple[str, str] | None = Field(
+        default=None, description="think_format: tags around a thought, [<think>, </think>] by default."
+    )
 
 
 class OutputKeys(_Keys):

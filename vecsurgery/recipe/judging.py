@@ -6,11 +6,20 @@ from .grammar import DataKeys, GateKeys
 from .named import Named
 from .problems import Problems, join
 from .tree import Node
-from .types import ROLES, DataSpec, GateMeasure, GateSpec
+from .types import ROLES, DataSpec, GateMeasure, GateSpec, WritingSpec
 from .validation import key_names, validated
 
-_LIMITS: dict[GateMeasure, str] = {"retention": "max", "forgetting": "min", "perplexity_ratio": "max"}
+_LIMITS: dict[GateMeasure, str] = {
+    "retention": "max",
+    "forgetting": "min",
+    "perplexity_ratio": "max",
+    "think_format": "min",
+}
 """Measure → the limit without which its gate would mean nothing."""
+_WRITING = ("samples", "longest", "tags")
+"""Keys of `think_format` alone."""
+_NO_PROMPT = ("max_tokens", "max_length")
+"""Data keys that would cut what is asked."""
 
 
 class Judging:
@@ -49,10 +58,28 @@ class Judging:
         if keys is None:
             return None
         self._check_limits(node, path, keys)
-        return GateSpec(keys.measure, keys.min, keys.max, data, node.place.line or 0)
+        writing = self._writing(node, path, keys)
+        return GateSpec(keys.measure, keys.min, keys.max, data, node.place.line or 0, writing)
+
+    def _writing(self, node: Node, path: str, keys: GateKeys) -> WritingSpec | None:
+        """How much is written for `think_format`; keys that do not go with the measure are problems."""
+        thinks = keys.measure == "think_format"
+        for key in _NO_PROMPT if thinks else _WRITING:
+            child = node.child(key)
+            if child is not None:
+                what = "prompts are not cut" if thinks else "this key goes with think_format"
+                self.problems.add(child.place, join(path, key), f"{what}; remove it")
+        if not thinks:
+            return None
+        given = {key: getattr(keys, key) for key in _WRITING if getattr(keys, key) is not None}
+        opening, closing = given.get("tags", WritingSpec.tags)
+        if not opening.strip() or not closing.strip() or opening in closing or closing in opening:
+            place = node.children()["tags"].place
+            self.problems.add(place, join(path, "tags"), "expected two tags, neither of them a part of the other")
+        return WritingSpec(**given)
 
     def _require_bare(self, node: Node, path: str) -> None:
-        for key in ("min", "max", *key_names(DataKeys)):
+        for key in ("min", "max", *_WRITING, *key_names(DataKeys)):
             child = node.child(key)
             if child is not None:
                 self.problems.add(child.place, join(path, key), "smoke takes neither limits nor data; remove this key")
@@ -66,6 +93,9 @@ class Judging:
         if keys.measure == "perplexity_ratio" and keys.max is not None and keys.max <= 0.0:
             place = node.children()["max"].place
             self.problems.add(place, join(path, "max"), f"a ratio of perplexities is above 0; got max {keys.max:g}")
+        if keys.measure == "think_format" and keys.min is not None and keys.min > 1.0:
+            place = node.children()["min"].place
+            self.problems.add(place, join(path, "min"), f"a share is at most 1; got min {keys.min:g}")
 
     def _data(self, node: Node, path: str, keys: GateKeys | None) -> DataSpec | None:
         """The gate's own rows; None where those of `evaluate` in the same role serve."""

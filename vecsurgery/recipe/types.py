@@ -119,9 +119,21 @@ class Step:
     """Option that names a model → that model."""
 
 
-GateMeasure = Literal["retention", "forgetting", "perplexity_ratio", "smoke"]
+GateMeasure = Literal["retention", "forgetting", "perplexity_ratio", "think_format", "smoke"]
 ROLES: Mapping[GateMeasure, str] = {"retention": "retain", "forgetting": "forget"}
 """Measure of answers → the name under `evaluate` whose rows serve where its gate has no `data`."""
+
+
+@dataclass(frozen=True)
+class WritingSpec:
+    """How much the result writes for a gate: `samples` texts behind each prompt, of at most `longest` tokens.
+
+    `tags`: the opening and closing tag of a thought.
+    """
+
+    samples: int = 4
+    longest: int = 4096
+    tags: tuple[str, str] = ("<think>", "</think>")
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,8 @@ class GateSpec:
     data: DataSpec | None = None
     """Rows of the measure; None for `smoke`, and where the rows of `evaluate` in the same role serve."""
     line: int = 0
+    writing: WritingSpec | None = None
+    """`think_format` alone."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vecsurgery.calibration.types import Sample
-from vecsurgery.checkpoint import file_sha256
+from vecsurgery.checkpoint import Stored, file_sha256
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.editing.edited import Edited
 from vecsurgery.errors import NotFiniteError
-from vecsurgery.evaluation import Measured, Source, figures, looping, score_sources
+from vecsurgery.evaluation import Measured, Source, Writer, figures, looping, measure_thinking, score_sources
 from vecsurgery.forward import Compute, Several, Single, TokenScores, greedy
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.judged import (
@@ -71,10 +71,12 @@ def judged(
     }
     gates = []
     for index, gate in enumerate(inputs.recipe.gates):
-        own = {model: found[key(index)] for model, found in measured.items()}
+        own = {model: found[key(index)] for model, found in measured.items() if key(index) in found}
         if gate.measure == "smoke":
             losses = scores[models.index("edited")][key(index)]
             gates.append(_smoke(inputs, edited, own, losses, sources[key(index)], compute, progress))
+        elif gate.writing is not None:
+            gates.append(_thinking(inputs, index, edited, compute, progress))
         else:
             gates.append(_gate(gate, own))
     return Judgement(evaluation, gates)
@@ -97,6 +99,11 @@ def _evaluation_record(name: str, data: DataSpec, measured: Mapping[str, Measure
 
 def _gate(gate: GateSpec, measured: Mapping[str, Measured]) -> GateRecord:
     value, words = _value(gate, measured)
+    return _held(gate, value, words)
+
+
+def _held(gate: GateSpec, value: float | None, words: str) -> GateRecord:
+    """A value against its bounds; `words`: where it comes from."""
     limits = {"min": gate.min, "max": gate.max}
     bounds = {name: f"{name} {limit:g}" for name, limit in limits.items() if limit is not None}
     if value is None or not math.isfinite(value):
@@ -105,6 +112,34 @@ def _gate(gate: GateSpec, measured: Mapping[str, Measured]) -> GateRecord:
     side = "min" if gate.min is not None and value < gate.min else "max"
     verdict = f"misses {bounds[side]} by {missed:.4g}" if missed else f"within {' and '.join(bounds.values())}"
     return _gate_record(gate, value, not missed, f"{gate.measure} {value:.4g} ({words}), {verdict}")
+
+
+def _thinking(inputs: Inputs, index: int, edited: Weights, compute: Compute, progress: Progress) -> GateRecord:
+    """The think format of what the result writes: its folder in the making is loaded whole, its own sampling settings
+    decide, and nothing else is asked of it."""
+    gate, asked = inputs.recipe.gates[index], inputs.gate_prompts[index]
+    assert gate.writing is not None
+    assert gate.data is not None
+    assert isinstance(edited, Stored)  # the shards that were written
+    writing = gate.writing
+    tokenizer = inputs.tokenizers[inputs.into.folder]
+    try:
+        writer = Writer(edited.folder, tokenizer, longest=writing.longest, compute=compute)
+        found = measure_thinking(
+            writer,
+            asked,
+            count=writing.samples,
+            seed=gate.data.seed,
+            tags=writing.tags,
+            stage="thinking (edited)",
+            progress=progress,
+        ).figures["think_format"]
+    except NotFiniteError:
+        return _gate_record(gate, None, False, "think_format: the logits of a generation are not finite")
+    assert found.interval is not None  # every prompt has a generation
+    low, high = found.interval
+    drawn = sum(len(entry["samples"]) for entry in found.by_index.values())
+    return _held(gate, found.value, f"of {drawn} texts, 95 % interval {low:.3f} to {high:.3f}")
 
 
 def _missed(gate: GateSpec, value: float) -> float:

@@ -86,7 +86,7 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
             _write(plan, geometries, coefficients, partial, progress)
         with clock.phase("evaluate"):
             raw = assembled(inputs, geometries, coefficients, steps=())
-            with preview(partial, config, index_text(plan.shards)) as edited:
+            with preview(partial, config, index_text(plan.shards), inputs.into.folder) as edited:
                 judgement = judged(inputs, raw, edited, compute=compute, progress=progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
         record["fits"] = [_fit_record(plan, each, partial) for each in coefficients.values()]
