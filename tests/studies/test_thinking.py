@@ -149,7 +149,7 @@ def test_models_of_other_tokens_are_measured_but_not_compared(here: Path, tmp_pa
 def test_what_is_wrong_is_told_before_a_model_is_run(
     arguments: tuple[str, ...], said: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_loaded", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(generation, "loaded", lambda *_: pytest.fail("a model was loaded"))
     (here / "bare.jsonl").write_text('{"prompt": "w50"}')
     (here / "wrong.jsonl").write_text('{"prompt": "w50", "check": {"exactly": "a"}}')
     (here / "long.jsonl").write_text(json.dumps({"prompt": " ".join(["w50"] * 70)}))

@@ -96,7 +96,7 @@ def test_rows_of_a_geometry_do_not_judge(thinking: Workspace) -> None:
 
 
 def test_what_cannot_be_asked_is_told_by_check(thinking: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "_loaded", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(generation, "loaded", lambda *_: pytest.fail("a model was loaded"))
     (thinking.root / "prompts.jsonl").write_text(json.dumps({"prompt": " ".join(["w50"] * 70)}))
     with pytest.raises(InputError, match=r"gates\[0\] \(think_format\): .*prompts.jsonl:1: a prompt of"):
         vecsurgery.check(thinking.write())

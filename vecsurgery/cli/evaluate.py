@@ -30,6 +30,9 @@ _DATA = "Files of one name are read one after the other."
 @click.option("--think-tags", nargs=2, default=("<think>", "</think>"), show_default=True, help="Around a thought.")
 @click.option("--think-after", type=click.IntRange(min=0), default=8, show_default=True, help="Tokens behind, for KL.")
 @click.option("--against", metavar="MODEL", help="KL of thoughts: from this model; by default, the first one named.")
+@click.option("--tasks", metavar="NAME[,NAME]", help="Tasks of lm-eval (the extra `lm-eval`).")
+@click.option("--task-folder", type=_options.file_path, help="Folder of further tasks of lm-eval.")
+@click.option("--task-limit", type=click.IntRange(min=1), help="At most so many documents of a task.")
 @click.option("--rows", metavar="A-B", callback=_options.row_range, help="Only these rows of each name: 0-399.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many rows of each name, drawn by --seed.")
 @click.option("--template", default="auto", show_default=True, help="Chat template: auto, none or a Jinja file.")
@@ -58,6 +61,9 @@ def command(
     think_tags: tuple[str, str],
     think_after: int,
     against: str | None,
+    tasks: str | None,
+    task_folder: Path | None,
+    task_limit: int | None,
     rows: tuple[int, int] | None,
     limit: int | None,
     template: str,
@@ -71,7 +77,8 @@ def command(
     """Measure how well models answer, side by side.
 
     A MODEL is a folder, a hub id, or the TOFU_EVAL.json of a model that was evaluated elsewhere. Models are streamed;
-    only --generate, --samples and --think load them, one at a time. docs/evaluation.md says what each figure is.
+    only --generate, --samples, --think and --tasks load them, one at a time. docs/evaluation.md says what each figure
+    is.
 
     \b
     Examples:
@@ -80,6 +87,7 @@ def command(
       vecsurgery evaluate unlearned cleaned --forget forget10_perturbed.json --reference retrained
       vecsurgery evaluate cleaned --forget forget.jsonl --generate --samples 8 --leak 4 --tofu-eval figures
       vecsurgery evaluate reasoning instruct merged --think prompts.jsonl --think-samples 8
+      vecsurgery evaluate merged --tasks gsm8k,ifeval --task-limit 100
     """
     from vecsurgery import report
     from vecsurgery.recipe import DataSpec
@@ -111,6 +119,9 @@ def command(
             think_tags=think_tags,
             think_after=think_after,
             against=against,
+            tasks=[tasks] if tasks is not None else [],
+            task_folder=task_folder,
+            task_limit=task_limit,
             tofu_eval=tofu_eval,
             compute=compute,
             progress=progress,

@@ -13,6 +13,10 @@ from .generation import Writer as Writer
 from .generation import leak_figures as leak_figures
 from .generation import questions as questions
 from .generation import rouge_figure as rouge_figure
+from .harness import Tasks as Tasks
+from .harness import measure_tasks as measure_tasks
+from .harness import require_tasks as require_tasks
+from .harness import task_names as task_names
 from .instructions import instruction_checks as instruction_checks
 from .leak import leak_at_k as leak_at_k
 from .loops import looping as looping

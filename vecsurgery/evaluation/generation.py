@@ -104,7 +104,7 @@ class Writer:
         stop: Sequence[str] = (),
         compute: Compute = "float32",
     ) -> None:
-        self._model = _loaded(folder, compute)
+        self._model = loaded(folder, compute)
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._longest = longest
@@ -281,7 +281,11 @@ def leak_figures(asked: Asked, drawn: Sequence[Sequence[str]], ks: Sequence[int]
     return found
 
 
-def _loaded(folder: Path, compute: Compute) -> Any:
+def loaded(folder: Path, compute: Compute) -> Any:
+    """The whole model of a checkpoint folder: safetensors only, nothing fetched, no code of the folder run.
+
+    Raises InputError where it cannot be loaded or lacks tensors.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -11,7 +11,17 @@ from vecsurgery.calibration import Samples, has_tokenizer, load_tokenizer, other
 from vecsurgery.checkpoint import Stored
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.errors import InputError
-from vecsurgery.evaluation import Sampling, Source, Writer, leak_figures, measure_sources, questions, rouge_figure
+from vecsurgery.evaluation import (
+    Sampling,
+    Source,
+    Tasks,
+    Writer,
+    leak_figures,
+    measure_sources,
+    measure_tasks,
+    questions,
+    rouge_figure,
+)
 from vecsurgery.evaluation.catalogue import FORGET, THINK
 from vecsurgery.evaluation.types import EvaluatedModel, Figure, Measured
 from vecsurgery.progress import Progress
@@ -36,11 +46,12 @@ class Settings:
     compute: Compute
     progress: Progress
     thinking: Thinking | None = None
+    tasks: Tasks | None = None
 
     @property
     def writes(self) -> bool:
         """Whether models are loaded to write answers."""
-        return self.generate or self.sampling is not None or self.thinking is not None
+        return self.generate or any((self.sampling, self.thinking, self.tasks))
 
     def to_dict(self) -> dict[str, Any]:
         """What determines the figures beside models and data files."""
@@ -60,6 +71,8 @@ class Settings:
             found["sampling"] = vars(self.sampling)
         if self.thinking:
             found[THINK] = self.thinking.to_dict()
+        if self.tasks:
+            found["tasks"] = self.tasks.to_dict()
         return found
 
 
@@ -117,6 +130,10 @@ class Asking:
                 progress=settings.progress,
             )
             self._warnings += warnings
+        if settings.tasks is not None:
+            assert isinstance(self._weights, Stored)  # others were refused
+            settings.progress(f"{self._label}: tasks", 0, len(settings.tasks.names), "tasks")
+            found |= measure_tasks(self._weights.folder, self._tokenizer, settings.tasks, compute=settings.compute)
         model = EvaluatedModel(self._label, self._source, self._weights.fingerprint, found)
         samples = {name: source.samples for name, source in self._sources.items()}
         return Reading(model, samples, tuple(f"{self._label}: {warning}" for warning in self._warnings))

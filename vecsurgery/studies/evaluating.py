@@ -21,7 +21,7 @@ from vecsurgery.studies.thinking import Kept, Thinking, kept_thoughts, require_t
 from vecsurgery.surgery.allocator import return_large_blocks
 
 if TYPE_CHECKING:
-    from vecsurgery.evaluation import Sampling
+    from vecsurgery.evaluation import Sampling, Tasks
     from vecsurgery.forward import Compute
     from vecsurgery.surgery.calls import Model
 
@@ -47,6 +47,9 @@ def evaluate(
     think_tags: tuple[str, str] = ("<think>", "</think>"),
     think_after: int = 8,
     against: Model | None = None,
+    tasks: Sequence[str] = (),
+    task_folder: str | Path | None = None,
+    task_limit: int | None = None,
     tokenizer: str | Path | None = None,
     tofu_eval: str | Path | None = None,
     compute: Compute = "float32",
@@ -76,6 +79,8 @@ def evaluate(
         think_samples: generations of each prompt. think_longest: most tokens of one. think_tags: around a thought.
         think_after: tokens behind a thought whose divergence is told; 0 for none.
         against: the model whose thoughts are to stay, or its label; the first of `models` where nothing is given.
+        tasks: tasks of lm-eval to measure, by name; needs the extra `lm-eval`. task_folder: folder of further tasks.
+            task_limit: documents of each task at most. A model that thinks may write `think_longest` tokens.
         tokenizer: folder of the tokenizer for models in memory, which have none.
         tofu_eval: folder to write LABEL/TOFU_EVAL.json into, for each model that was measured here.
         compute: type of the forward passes: "float32", or "stored" for the checkpoint's own.
@@ -100,6 +105,7 @@ def evaluate(
         compute,
         progress,
         Thinking(_spec(THINK, think), think_samples, think_longest, think_tags, think_after, seed) if think else None,
+        _tasks(tasks, task_folder, task_limit, think_longest, think_tags[1], seed) if tasks else None,
     )
     folder = Path(tofu_eval) if tofu_eval is not None else None
     _require_thinking(named, settings, against)
@@ -121,6 +127,7 @@ def evaluate(
     warnings = [warning for each in read for warning in each.warnings] + _differing(read)
     specs = {**settings.specs, **({THINK: settings.thinking.spec} if settings.thinking else {})}
     files = {name: tuple(str(path) for path in spec.data) for name, spec in specs.items()}
+    files |= dict.fromkeys(settings.tasks.names, ()) if settings.tasks else {}
     return Evaluation(
         tuple(found), files, settings.to_dict(), tuple(dict.fromkeys([*warnings, *(kept.warnings if kept else ())]))
     )
@@ -131,10 +138,10 @@ def _require_possible(
 ) -> None:
     """Everything that was asked for, looked at without torch. Raises InputError."""
     measured = [label for label, given in models.items() if not is_figures(given)]
-    if measured and not settings.specs and settings.thinking is None:
+    if measured and not settings.specs and settings.thinking is None and settings.tasks is None:
         raise InputError(
-            f"evaluating {', '.join(measured)}: no data was named; give --forget, --retain, --data NAME=FILE or "
-            "--think FILE"
+            f"evaluating {', '.join(measured)}: no data was named; give --forget, --retain, --data NAME=FILE, "
+            "--think FILE or --tasks NAME"
         )
     answered = {name: _answers(name, spec) for name, spec in settings.specs.items()}
     if settings.generate and not any(answered.values()):
@@ -154,6 +161,8 @@ def _require_possible(
         raise InputError(f"generating at most {settings.longest} tokens; expected at least 1")
     if settings.generate or count:
         require("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
+    if settings.tasks is not None:
+        _require_tasks(settings.tasks, settings)
     _require_reference(reference, settings.specs)
     _require_free(folder, measured)
 
@@ -184,6 +193,24 @@ def _kept(against: Model | None, asked: Sequence[Asking | Reading], settings: Se
     opened = _opened(str(against) if isinstance(against, str | Path) else "the model compared with", against, bare)
     assert isinstance(opened, Asking)  # files of figures were refused
     return kept_thoughts(opened.thinker, thinkers, settings.thinking)
+
+
+def _tasks(
+    names: Sequence[str], folder: str | Path | None, limit: int | None, longest: int, closing: str, seed: int
+) -> Tasks:
+    from vecsurgery.evaluation import Tasks, task_names
+
+    place = Path(folder) if folder is not None else None
+    return Tasks(task_names(names), place, limit, longest, closing, seed)
+
+
+def _require_tasks(tasks: Tasks, settings: Settings) -> None:
+    from vecsurgery.evaluation import require_tasks
+
+    require_tasks(tasks)
+    both = [name for name in tasks.names if name in settings.specs or name == THINK]
+    if both:
+        raise InputError(f"evaluating {both[0]!r}: data and a task have this name; give the data another one")
 
 
 def _sampling(count: int, temperature: float, top_p: float, seed: int) -> Sampling:
