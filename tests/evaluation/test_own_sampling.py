@@ -53,6 +53,12 @@ def test_draws_follow_from_seed_and_row_and_leave_the_random_state(tmp_path: Pat
     assert len({each.ids for each in found[0]}) > 1
 
 
+def test_what_a_config_says_of_numbers_and_forms_of_results_is_not_followed(tmp_path: Path) -> None:
+    plain = _writer(_folder(tmp_path / "plain", do_sample=True)).own(_PROMPTS, _ROWS, count=2)
+    odd = {"num_return_sequences": 3, "return_dict_in_generate": True, "output_scores": True, "max_time": 0.0}
+    assert _writer(_folder(tmp_path / "odd", do_sample=True, **odd)).own(_PROMPTS, _ROWS, count=2) == plain
+
+
 def test_a_model_that_does_not_draw_writes_its_one_greedy_text(tmp_path: Path) -> None:
     writer = _writer(_folder(tmp_path / "model"))
     assert not writer.draws

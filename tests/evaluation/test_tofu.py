@@ -111,3 +111,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "cleaned").write_text("a file")
     with pytest.raises(RunError, match="TOFU_EVAL"):
         write_tofu(_model(), tmp_path)
+
+
+def test_equal_metrics_of_two_tasks_do_not_overwrite_each_other() -> None:
+    data = {"gsm8k": Measured({"acc": Figure(0.25)}), "arc": Measured({"acc": Figure(0.5)})}
+    written = json.loads(tofu_text(EvaluatedModel("model", "folder", "fingerprint", data)))
+    assert {name: figure["agg_value"] for name, figure in written.items()} == {"gsm8k_acc": 0.25, "arc_acc": 0.5}

@@ -41,11 +41,19 @@ def read_tofu(path: Path, label: str) -> EvaluatedModel:
 def tofu_text(model: EvaluatedModel) -> str:
     """The figures of a model as a TOFU_EVAL.json, in the order of its data."""
     metrics = {
-        name if data == OTHER else measure(name).key_for(data): figure.to_dict()
+        _key(data, name): figure.to_dict()
         for data, measured in model.data.items()
         for name, figure in measured.figures.items()
     }
     return json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _key(data: str, name: str) -> str:
+    """The name of a figure; that of a measure which is none of ours begins with its data source, too."""
+    if data == OTHER:
+        return name
+    described = measure(name)
+    return described.key_for(data) if "{data}" in described.key else f"{data}_{name}"
 
 
 def write_tofu(model: EvaluatedModel, folder: Path) -> Path:
