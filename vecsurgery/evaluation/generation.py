@@ -201,7 +201,12 @@ class Writer:
 
     def _own_config(self, length: int) -> Any:
         config = copy.deepcopy(self._own)
-        ours = {"max_new_tokens": self._room(length), "max_length": None, "max_time": None, "stop_strings": None}
+        ours: dict[str, Any] = {
+            "max_new_tokens": self._room(length),
+            "max_length": None,
+            "max_time": None,
+            "stop_strings": None,
+        }
         ours |= {"num_return_sequences": 1, "return_dict_in_generate": False, **self._common}
         for name, value in ours.items():
             setattr(config, name, value)

@@ -12,7 +12,8 @@ from vecsurgery.report.wording import counts
 _STRANGERS = "unrelated models differ by about 140 %"
 _COMPARED = (
     "Compared: RoPE, normalisation, activation, heads, windows and tying of all models; shapes of all tensors; tokens "
-    "by their strings; tokenizers with their files; rows of calibration, fits and evaluation with each other. No model was run."
+    "by their strings; tokenizers with their files; rows of calibration, fits and evaluation with each other. No model "
+    "was run."
 )
 _WIDTH = 120
 
