@@ -142,7 +142,7 @@ class Sensitivity:
     """Coefficients from 1 to the range's end between which losses of the draws are interpolated, as the fit does."""
     draws: int = 200
     """Draws of fit rows from the fit authors, for an interval of 5 % to 95 %."""
-    compute: tuple[int, ...] = (1, 10)
+    compute: tuple[int, ...] = (1, 4)
     """Multiples of equal compute for the fine-tuning baseline: what a generous budget would do."""
 
 
