@@ -66,9 +66,14 @@ def match(
     crossing = first_crossing(ordered, [known[coefficient] for coefficient in ordered], target)
     if crossing is None:
         best = min(known, key=lambda coefficient: abs(known[coefficient] - target))
-        return Match(best, known[best], False)
-    nearest = min(_around(ordered, crossing), key=lambda coefficient: abs(known[coefficient] - target))
-    return Match(nearest, known[nearest], abs(known[nearest] - target) <= 4 * tolerance)
+    else:
+        best = min(_around(ordered, crossing), key=lambda coefficient: abs(known[coefficient] - target))
+    return Match(best, known[best], near(known[best], target, tolerance))
+
+
+def near(value: float, target: float, tolerance: float) -> bool:
+    """Whether a point forgets equally: within four times the tolerance that is aimed at."""
+    return abs(value - target) <= 4 * tolerance
 
 
 def _around(ordered: Sequence[float], crossing: float) -> list[float]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.unlearning.matching import near
+from benchmarks.unlearning.settings import Settings
 from vecsurgery.fits import at_equal
 
 Found = Mapping[str, Any]
@@ -97,7 +99,7 @@ def _retained(seeds: Mapping[int, Found], measure: str) -> Rows:
         shown = {name: _marked(_kept(point), point) for name, point in points.items()}
         recipe = next(name for name in points if name.startswith("keep"))
         ratio: Any = "–"
-        if points[recipe]["met"] and points["scaling"]["met"]:
+        if _equal(points[recipe]) and _equal(points["scaling"]):
             ratio = points[recipe]["retain_test"]["nll"] / points["scaling"]["retain_test"]["nll"]
         rows.append({"unlearner": unlearner, "seed": seed, **ends, **shown, f"{recipe} / scaling": ratio})
     return rows
@@ -117,14 +119,26 @@ def _kept(point: Any) -> str:
 
 def _marked(text: str, point: Any) -> str:
     """The text, in square brackets with its share where the point does not forget as much as the others."""
-    return text if point.get("met", True) else f"[{text}, {_cell(point['share'])}]"
+    return text if _equal(point) else f"[{text}, {_cell(point['share'])}]"
+
+
+def _equal(point: Any) -> bool:
+    """Whether a point is where the others are; the ends of a line always are."""
+    comparison = Settings().comparison
+    levels = (comparison.share, comparison.milder)
+    return "share" not in point or any(near(point["share"], level, comparison.tolerance) for level in levels)
+
+
+def _share(point: Any) -> str:
+    share = _cell(point["share"]) if "share" in point else ""
+    return share if _equal(point) else f"[{share}]"
 
 
 def _beside(seeds: Mapping[int, Found], role: str, measure: str) -> Rows:
     rows = []
     for unlearner, _, result in compared(seeds):
         for name, point in {**result["ends"], **_points(result, measure)}.items():
-            row = {"unlearner": unlearner, "model": name, "share": _marked(_cell(point.get("share", "")), point)}
+            row = {"unlearner": unlearner, "model": name, "share": _share(point)}
             row |= {label: point[f"{role}_test"][key] for key, label in MEASURES.items()}
             rows.append(row | ({"ROUGE-L": point["rouge"][f"{role}_test"]} if measure == "capped" else {}))
     return _joined(rows, 2)
@@ -138,9 +152,13 @@ def _joined(rows: Rows, labels: int) -> Rows:
     found = []
     for same in groups.values():
         names = list(same[0])
-        cells = {name: " / ".join(_cell(row[name]) for row in same) for name in names[labels:]}
+        cells = {name: _side_by_side([_cell(row[name]) for row in same]) for name in names[labels:]}
         found.append({name: same[0][name] for name in names[:labels]} | cells)
     return found
+
+
+def _side_by_side(cells: list[str]) -> str:
+    return " / ".join(cells) if any(cells) else ""
 
 
 def _cell(value: Any) -> str:
@@ -152,7 +170,7 @@ def _paraphrased(seeds: Mapping[int, Found]) -> Rows:
         {
             "unlearner": unlearner,
             "model": name,
-            "share": _marked(_cell(point.get("share", "")), point),
+            "share": _share(point),
             **{
                 f"{role} {label}{' as asked' if part == 'test' else ', paraphrased'}": point[f"{role}_{part}"][key]
                 for role, key, label in (("forget", "capped", "capped"), ("retain", "nll", "NLL"))
@@ -208,7 +226,7 @@ def _sensitive(seeds: Mapping[int, Found], table: str) -> Rows:
                 labels["others"] = entry.get("others", "source")
             loss = _cell(entry["retain_test"]["nll"])
             shown = {key: entry[key] for key in ("steps", "coefficient", "share") if key in entry}
-            rows.append({**labels, **shown, "retain NLL": loss if entry["met"] else f"[{loss}]"})
+            rows.append({**labels, **shown, "retain NLL": loss if _equal(entry) else f"[{loss}]"})
     return _joined(rows, 2 if table == "keep" else 1)
 
 
