@@ -10,8 +10,8 @@ about the comparison. Two refinements had left methods at shares from 0.90 to 0.
 projector had not forgotten enough at its last coefficient: lines are now followed further. Fine-tuning had been a line
 in the factor of the raw delta at a fixed rate, on which 1 % of the forgetting was left at most: now it is a line in the
 rate. Half of the forgetting was added as a second level. Before the sensitivity was run, its largest budget was lowered
-from 10 to 4 times equal compute, for time. Models, rows, measures, the recipe and the level of 0.9 are as they were, and
-all results are of the changed comparison.
+from 10 to 4 times equal compute, for time. Models, rows, measures, the recipe and the level of 0.9 are as they were,
+and all results are of the changed comparison.
 """
 
 from dataclasses import asdict, dataclass, field, replace
