@@ -76,10 +76,18 @@ def files() -> str:
     lines = []
     for room in sorted({path.parent for path in _PACKAGE.glob("*/__init__.py")}):
         lines.append(f"- **{room.name}/** {_clause(room / '__init__.py')}")
-        names = sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
-        lines += [f"  - `{path.name}` {_clause(path)}" for path in names]
+        lines += [f"  {line}" for line in _files_of(room)]
     lines += [f"- `{path.name}` {_clause(path)}" for path in sorted(_PACKAGE.glob("*.py")) if path.name[0] != "_"]
     return "\n".join(lines)
+
+
+def _files_of(folder: Path) -> list[str]:
+    """The files of a folder, and behind them those of the folders in it."""
+    lines = [f"- `{path.name}` {_clause(path)}" for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+    for inner in sorted(path.parent for path in folder.glob("*/__init__.py")):
+        lines.append(f"- **{inner.name}/** {_clause(inner / '__init__.py')}")
+        lines += [f"  {line}" for line in _files_of(inner)]
+    return lines
 
 
 def measures() -> str:

@@ -25,7 +25,7 @@ from benchmarks.unlearning.settings import REPORTED_SEEDS, UNLEARNERS, Settings,
 from benchmarks.unlearning.shipped import shipped
 from benchmarks.unlearning.tables import read, tables
 from benchmarks.unlearning.work import Work, open_work
-from vecsurgery.demo.train import reproducible
+from vecsurgery.demo.training import reproducible
 
 STAGES = ("models", "compare", "shipped", "sensitivity", "relearn")
 

@@ -19,7 +19,7 @@ from benchmarks.unlearning.settings import PILOT_SEED, UNLEARNERS, Settings, tin
 from benchmarks.unlearning.training import load
 from benchmarks.unlearning.unlearners import unlearn
 from benchmarks.unlearning.work import Work, open_work
-from vecsurgery.demo.train import reproducible
+from vecsurgery.demo.training import reproducible
 
 _SHOWN = ("capped", "token_probability", "nll")
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._once import once
 from benchmarks.unlearning.settings import Settings
 
 
@@ -33,17 +33,9 @@ class Work:
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """The JSON result `name`: read where it exists, else made and written, with the seconds that it took."""
         path = self.folder / f"{name}.json"
-        if path.exists():
-            return json.loads(path.read_text())["result"]
-        self.say(f"seed {self.seed}: {name}")
-        start = time.perf_counter()
-        result = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"seconds": time.perf_counter() - start, "result": result}, indent=1) + "\n")
-        partial.rename(path)
-        result = json.loads(path.read_text())["result"]
-        return result
+        if not path.exists():
+            self.say(f"seed {self.seed}: {name}")
+        return once(path, make)
 
 
 def open_work(folder: Path, model: Path, data: Path, settings: Settings, seed: int, say: Callable[[str], None]) -> Work:

@@ -267,8 +267,10 @@ def test_schema_is_json_and_can_be_written_to_a_file(tmp_path):
     assert invoke("schema", "--out", str(tmp_path / "no" / "schema.json")).exit_code == 2
 
 
-def test_demo_prints_what_the_demo_shows(monkeypatch, tmp_path):
+@pytest.mark.parametrize("story", ["unlearning", "reasoning"])
+def test_demo_prints_what_the_demo_shows(monkeypatch, tmp_path, story):
     show = Calls({"text": "retain restored\n"})
-    monkeypatch.setattr(importlib.import_module("vecsurgery.demo"), "show", show, raising=False)
-    assert invoke("demo", "--seeds", "2", "--out", str(tmp_path)).stdout == "retain restored\n"
+    monkeypatch.setattr(importlib.import_module(f"vecsurgery.demo.{story}.showing"), "show", show)
+    asked = [] if story == "unlearning" else [story]
+    assert invoke("demo", *asked, "--seeds", "2", "--out", str(tmp_path)).stdout == "retain restored\n"
     assert {key: show.made[0][1][key] for key in ("seeds", "out")} == {"seeds": 2, "out": tmp_path}

@@ -1,7 +1,8 @@
-"""A world, an original model and a damaged unlearned one, made on the user's machine in about a minute.
+"""Tiny models made on the user's machine in about a minute, and what the shipped recipes do to them.
 
-Lives here: the synthetic world, its tokenizer, training and unlearning, their cache, and the demonstration on them.
-May not: contain any method of surgery, or choose a setting after having seen what a projector does.
+Lives here: for each demonstration (`unlearning`, `reasoning`) its world, training settings and page; what they share:
+tokenizers, training, model folders and their cache. May not: contain any method of surgery, or choose a setting after
+having seen what a projector does.
 """
 
 import lazy_loader

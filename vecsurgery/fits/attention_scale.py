@@ -88,9 +88,9 @@ def attention_scale(
         warnings.append("no row has unrelated text: nothing is subtracted, the mean of u is 0")
         unrelated = related * 0.0
     alpha = clipped((related - options.rho * unrelated) / (1.0 + unrelated), options)
-    scaled = _table(alpha, tensors)
-    permuted = _table(_permuted(alpha), tensors)
-    losses = ask([Candidate("edited"), Candidate("edited", table=scaled), Candidate("edited", table=permuted)])
+    scaled = coefficient_table(alpha, tensors)
+    control = coefficient_table(permuted(alpha), tensors)
+    losses = ask([Candidate("edited"), Candidate("edited", table=scaled), Candidate("edited", table=control)])
     found = {
         "mean": float(alpha.mean()),
         "least": float(alpha.min()),
@@ -142,14 +142,15 @@ def _mean(sums: "Tensor", normalisers: Sequence[int]) -> "Tensor | None":
     return mean
 
 
-def _permuted(alpha: "Tensor") -> "Tensor":
-    """The same numbers on other heads, of all layers, in a fixed random order."""
+def permuted(alpha: "Tensor") -> "Tensor":
+    """The control: the same numbers (layers, heads) on other heads, of all layers, in a fixed random order."""
     order = list(range(alpha.numel()))
     random.Random(_CONTROL_SEED).shuffle(order)
     return alpha.flatten()[order].reshape(alpha.shape)
 
 
-def _table(alpha: "Tensor", tensors: Mapping[str, FittedMatrix]) -> dict[str, Multiplier]:
+def coefficient_table(alpha: "Tensor", tensors: Mapping[str, FittedMatrix]) -> dict[str, Multiplier]:
+    """What each tensor is multiplied by, from α (layers, heads) of the query heads."""
     return {name: _of_matrix(name, alpha[matrix.layer], matrix) for name, matrix in tensors.items()}
 
 

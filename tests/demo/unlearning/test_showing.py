@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vecsurgery.demo import showing
-from vecsurgery.demo.cache import Prepared
-from vecsurgery.demo.showing import Model, Row, with_own_files
+from vecsurgery.demo.unlearning import showing
+from vecsurgery.demo.unlearning.cache import Prepared
+from vecsurgery.demo.unlearning.showing import Model, Row, with_own_files
 from vecsurgery.recipe import shipped
 
 _PREPARED = Prepared(0, Path("/demo/original"), Path("/demo/unlearned"), Path("/demo/data"))

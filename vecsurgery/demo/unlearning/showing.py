@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vecsurgery.demo.cache import Prepared, prepare
+from vecsurgery.demo.output import filled_in, output_folder
+from vecsurgery.demo.unlearning.cache import Prepared, prepare
 from vecsurgery.progress import Progress, silent
 
 RECIPE = "sage"
@@ -74,23 +75,9 @@ def show(*, seeds: int = 1, out: Path | None = None, progress: Progress = silent
     it exists. Returns {"rows": [...], "out": folder, "text": the page that the command prints}.
     Raises: InputError where `out` is taken; GateError where a result does not pass the recipe's gates.
     """
-    folder = _folder(out)
+    folder = output_folder(out)
     rows = [_row(prepare(seed, progress=progress), folder, progress) for seed in SEEDS[:seeds]]
     return {"rows": [row.to_dict() for row in rows], "out": str(folder), "text": _text(rows)}
-
-
-def _folder(out: Path | None) -> Path:
-    from vecsurgery.errors import InputError
-
-    folder = Path("vecsurgery-demo") if out is None else out
-    number = 2
-    while out is None and folder.exists():
-        folder = Path(f"vecsurgery-demo-{number}")
-        number += 1
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"writing the demo to {folder}: it exists and is not empty; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder.resolve()
 
 
 def _row(prepared: Prepared, folder: Path, progress: Progress) -> Row:
@@ -142,11 +129,7 @@ def with_own_files(text: str, prepared: Prepared) -> str:
         "retain: retain-test.jsonl": f"retain: {data('retain-test.jsonl')}",
         "data: general.txt": f"data: {data('general-test.txt')}",
     }
-    for example, own in places.items():
-        if text.count(example) != 1:
-            raise ValueError(f"the shipped recipe {RECIPE!r} names {example!r} {text.count(example)} times, expected 1")
-        text = text.replace(example, own)
-    return text
+    return filled_in(RECIPE, text, places)
 
 
 def _text(rows: list[Row]) -> str:

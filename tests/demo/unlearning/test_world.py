@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vecsurgery.demo.settings import Settings
-from vecsurgery.demo.words import ATTRIBUTES, FIRST_NAMES, LAST_NAMES
-from vecsurgery.demo.world import Question, make_world
+from vecsurgery.demo.unlearning.settings import Settings
+from vecsurgery.demo.unlearning.words import ATTRIBUTES, FIRST_NAMES, LAST_NAMES
+from vecsurgery.demo.unlearning.world import Question, make_world
 from vecsurgery.errors import InputError
 
 SETTINGS = Settings()

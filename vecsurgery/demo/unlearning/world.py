@@ -20,8 +20,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecsurgery.demo.settings import Settings
-from vecsurgery.demo.words import ATTRIBUTES, FIRST_NAMES, LAST_NAMES, SENTENCE
+from vecsurgery.demo.unlearning.settings import Settings
+from vecsurgery.demo.unlearning.words import ATTRIBUTES, FIRST_NAMES, LAST_NAMES, SENTENCE
 from vecsurgery.errors import InputError
 
 SEEN_PHRASINGS = (0, 1)

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vecsurgery.demo import Prepared, Settings, make_world, prepare
-from vecsurgery.demo.tokenizer import encode_questions
+from vecsurgery.demo.unlearning.cache import Prepared, prepare
+from vecsurgery.demo.unlearning.settings import Settings
+from vecsurgery.demo.unlearning.tokenizer import encode_questions
+from vecsurgery.demo.unlearning.world import make_world
 
 MICRO = Settings(
     people=6, forgotten=2, proxy=2, sentences=8, sentences_test=2, vocabulary=400, hidden=32, intermediate=48, layers=2,

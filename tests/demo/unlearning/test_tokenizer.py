@@ -1,8 +1,8 @@
 """The demo's tokenizer: loses nothing, is the same every time, and knows which tokens are the answer."""
 
-from vecsurgery.demo.settings import Settings
-from vecsurgery.demo.tokenizer import encode_questions, encode_sentences, make_tokenizer
-from vecsurgery.demo.world import make_world
+from vecsurgery.demo.unlearning.settings import Settings
+from vecsurgery.demo.unlearning.tokenizer import encode_questions, encode_sentences, make_tokenizer
+from vecsurgery.demo.unlearning.world import make_world
 
 WORLD = make_world(0, Settings())
 

@@ -1,0 +1,104 @@
+"""Tables and the picture of the experiment, from its work folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BASELINE = "task arithmetic"
+
+
+def tables(work: Path) -> dict[str, list[dict[str, Any]]]:
+    """Title → rows, for all families and seeds that there are results of."""
+    found: dict[str, list[dict[str, Any]]] = {
+        "The models, each asked by its own template (test prompts)": [],
+        "Each method at the weight chosen for it (test prompts)": [],
+        "Each method at weight 1 (test prompts)": [],
+    }
+    models, chosen, whole = found.values()
+    for folder in _folders(work):
+        place = {"family": folder.parent.name, "seed": int(folder.name.partition("-")[2])}
+        members = _result(folder / "models.json")
+        models += [place | {"model": name} | _figures(members[name]) for name in ("reasoning", "instruct")]
+        results = {each["method"]: each for each in _results(folder)}
+        base = (results.get(BASELINE) or {}).get("chosen")
+        for name, each in results.items():
+            chosen.append(place | {"method": name} | _chosen(each["chosen"], base))
+            for variant, figures in each["whole"].items():
+                named = name if len(each["whole"]) == 1 else f"{name}, density {variant}"
+                whole.append(place | {"method": named} | _figures(figures) | _kl(figures))
+    return found
+
+
+def _chosen(point: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> dict[str, Any]:
+    if point is None:
+        return {"weight": "none"}
+    ratio = point["instructed"]["both"] / base["instructed"]["both"] if base and base["instructed"]["both"] else None
+    density = f", density {point['variant']:g}" if point["variant"] else ""
+    return {"weight": f"{point['weight']:g}{density}"} | _figures(point) | _kl(point) | {"over task arithmetic": ratio}
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    plain, instructed = found["plain"], found["instructed"]
+    return {
+        "plain: right": plain["right"],
+        "think format": plain["well_formed"],
+        "instructed: right": instructed["right"],
+        "obeys": instructed["obeys"],
+        "both": instructed["both"],
+        "think format ": instructed["well_formed"],
+    }
+
+
+def _kl(found: Mapping[str, Any]) -> dict[str, Any]:
+    behind = [name for name in found if name.startswith("answer_kl_")]
+    return {"L_think": found["think_kl"]} | {f"KL of {name[10:]} behind": found[name] for name in behind}
+
+
+def draw(work: Path, path: Path) -> None:
+    """A panel for each family and seed: right and obeying over plain accuracy, each method's line in its weight."""
+    from matplotlib.figure import Figure
+
+    folders = _folders(work)
+    if not folders:
+        return
+    columns = max(1, len({folder.name for folder in folders}))
+    lines = -(-len(folders) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for panel, folder in zip(panels.flat, folders, strict=False):
+        for each in _results(folder):
+            first = each["path"][0]["variant"]
+            points = [point for point in each["path"] if point["variant"] == first]
+            right = [point["plain"]["right"] for point in points]
+            both = [point["instructed"]["both"] for point in points]
+            if each["method"] in _DRAWN:
+                panel.plot(right, both, marker=".", label=each["method"], color=_DRAWN[each["method"]])
+        panel.set(title=f"{folder.parent.name}, {folder.name.replace('-', ' ')}", xlabel="plain prompts answered right")
+    panels[0][0].set_ylabel("instructed: right and in form")
+    panels[0][0].legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+
+
+_DRAWN = {
+    "task arithmetic": "#888888",
+    "task arithmetic, matrices": "#bbbbbb",
+    "null space": "#0b6e4f",
+    "null space at tags": "#72b01d",
+    "random subspace": "#c44536",
+    "attention scaled": "#30638e",
+}
+
+
+def _folders(work: Path) -> list[Path]:
+    found = [path.parent for path in work.glob("*/seed-*/models.json")]
+    return sorted(found, key=lambda folder: (folder.parent.name, folder.name))
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
+    results = [_result(path) for path in sorted(folder.glob("*.json")) if path.name != "models.json"]
+    return sorted(results, key=lambda each: (each["method"] != BASELINE, each["method"]))
+
+
+def _result(path: Path) -> Any:
+    return json.loads(path.read_text())["result"]

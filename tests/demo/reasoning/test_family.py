@@ -1,0 +1,104 @@
+"""The demo's families: problems that are right and shared by no two parts, rows that judge form and answer apart."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reasoning.kin import kin
+from vecsurgery.calibration import read_rows
+from vecsurgery.demo.reasoning.family import Family, instructed_rows, plain_rows, spanned_rows, write_rows
+from vecsurgery.demo.reasoning.formats import FORMATS
+from vecsurgery.demo.reasoning.sums import sums
+from vecsurgery.evaluation import row_checks
+
+FAMILIES = {"sums": sums, "kin": kin}
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param](1)
+
+
+def test_the_same_seed_gives_the_same_family_and_another_another(family: Family) -> None:
+    make = FAMILIES[family.name]
+    assert make(1) == family
+    assert make(2) != family
+
+
+def test_no_problem_is_in_two_parts(family: Family) -> None:
+    parts = family.problems
+    every = [each.steps for part in (parts.training, parts.calibration, parts.choosing, parts.test) for each in part]
+    assert len(every) == len(set(every))
+    assert not {each.steps for each in parts.easy} & set(every)
+
+
+def test_the_base_reads_no_problem_that_is_asked_later(family: Family) -> None:
+    parts, texts = family.problems, "\n".join(family.base_texts())
+    assert parts.training[0].question in texts
+    asked = [*parts.calibration, *parts.choosing, *parts.test]
+    assert not [each for each in asked if f"{each.question}\n" in texts]
+
+
+def test_sums_are_added_from_left_to_right() -> None:
+    for problem in sums(3).problems.test:
+        numbers = [int(number) for number in re.findall(r"\d+", problem.question)]
+        total, rest = numbers[0], problem.steps.split(", ")
+        for number, step in zip(numbers[1:], rest, strict=True):
+            assert step == f"{total} + {number} = {total + number}"
+            total += number
+        assert problem.answer == str(total)
+
+
+def test_kin_follows_facts_that_the_base_reads() -> None:
+    family = kin(3)
+    facts = {text for text in family.statements if " is " in text and not text.endswith(".")}
+    for problem in family.problems.test:
+        steps = problem.steps.split(", ")
+        assert set(steps) <= facts
+        assert steps[-1].endswith(f" {problem.answer}")
+        for first, second in itertools.pairwise(steps):
+            assert second.split(" of ")[1].startswith(f"{first.split(' is ')[1]} is")
+
+
+def test_form_and_answer_are_judged_apart(family: Family, tmp_path: Path) -> None:
+    problems = family.problems.test[: len(FORMATS)]
+    write_rows(tmp_path / "rows.jsonl", [*plain_rows(problems[:1]), *instructed_rows(family, problems)])
+    plain, *rows = read_rows([tmp_path / "rows.jsonl"], answered=False)
+    assert row_checks(plain).obeys is None
+    for row, problem, form in zip(rows, problems, FORMATS, strict=True):
+        checks, wrong = row_checks(row), next(each for each in family.answers if each != problem.answer)
+        assert checks.right is not None
+        assert checks.obeys is not None
+        assert (checks.right(form.of(problem.answer)), checks.obeys(form.of(problem.answer))) == (True, True)
+        assert (checks.right(problem.answer), checks.obeys(problem.answer)) == (True, False)
+        assert (checks.right(form.of(wrong)), checks.obeys(form.of(wrong))) == (False, True)
+
+
+def test_no_form_of_an_answer_is_another_form_of_it(family: Family) -> None:
+    written = [form.of(answer) for form in FORMATS for answer in family.answers]
+    assert len(set(written)) == len(written)
+    assert not set(written) & set(family.answers)
+
+
+def test_spans_stand_in_their_rows(family: Family) -> None:
+    for row in spanned_rows(family.problems.calibration):
+        assert all(span in row["prompt"] for span in row["instruction_spans"])
+        assert all(span in row["response"] for span in (*row["related_spans"], *row["unrelated_spans"]))
+        assert row["related_spans"] != row["unrelated_spans"]
+
+
+def test_turns_are_what_the_chat_template_renders(family: Family) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def rendered(thinks: bool) -> str:
+        template = family.template(thinks=thinks)
+        made, _ = render_jinja_template([[{"role": "user", "content": "Why?"}]], chat_template=template,
+                                        add_generation_prompt=True)  # fmt: skip
+        return str(made[0])
+
+    assert rendered(thinks=False) == family.prompt("Why?")
+    assert rendered(thinks=True) == family.prompt("Why?") + ("<think>\n" if family.opens else "")
+    assert json.dumps(family.prompt("Why?")).count("Why?") == 1
