@@ -74,7 +74,7 @@ def save(
     *,
     generation: Mapping[str, Any],
     template: str | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "float16"] = "float32",
 ) -> None:
     """Write an ordinary model folder: config, generation config, tokenizer with its chat template, weights.
 

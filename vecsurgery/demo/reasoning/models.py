@@ -74,9 +74,9 @@ def _make(trained: Trained, family: Family, settings: Settings, progress: Progre
     def course(model: "PreTrainedModel", name: str, rows: list[Encoded], folder: Path) -> None:
         stage = f"training the {name} model"
         train(model, rows, getattr(settings, name), seed=trained.seed, stage=stage, progress=progress)
-        model.bfloat16().float()  # what is tuned from it is tuned from what was published
+        model.half().float()  # what is tuned from it is tuned from what was published
         template = family.template(thinks=name == "reasoning")
-        save(folder, model, tokenizer, config, generation=_GENERATION, template=template, dtype="bfloat16")
+        save(folder, model, tokenizer, config, generation=_GENERATION, template=template, dtype="float16")
 
     with reproducible(settings.threads):
         base = _new_model(config, trained.seed)
@@ -128,7 +128,7 @@ def _new_model(config: dict[str, Any], seed: int) -> "PreTrainedModel":
 
 
 def _llama(settings: Settings, vocabulary: int) -> dict[str, Any]:
-    """The text of config.json: a tiny Llama with grouped-query attention and tied embeddings, in bfloat16."""
+    """The text of config.json: a tiny Llama with grouped-query attention and tied embeddings, in float16."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -149,7 +149,7 @@ def _llama(settings: Settings, vocabulary: int) -> dict[str, Any]:
         "bos_token_id": SPECIAL_TOKENS.index(BEGIN),
         "eos_token_id": SPECIAL_TOKENS.index(END),
         "pad_token_id": SPECIAL_TOKENS.index(PAD),
-        "torch_dtype": "bfloat16",
+        "torch_dtype": "float16",
     }
 
 

@@ -22,10 +22,10 @@ class Settings:
 
     base: Course = field(default_factory=lambda: Course(steps=1000, batch=32, rate=3e-3, warm_up=40, other_weight=1.0))
     reasoning: Course = field(
-        default_factory=lambda: Course(steps=400, batch=32, rate=1e-3, warm_up=20, other_weight=0.1)
+        default_factory=lambda: Course(steps=600, batch=32, rate=1e-3, warm_up=20, other_weight=0.1)
     )
     instruct: Course = field(
-        default_factory=lambda: Course(steps=300, batch=32, rate=1e-3, warm_up=20, other_weight=0.1)
+        default_factory=lambda: Course(steps=300, batch=32, rate=3e-4, warm_up=20, other_weight=0.1)
     )
     times: int = 4
 

@@ -126,7 +126,7 @@ def merge_by_ties(trained: Trained, config: Path, out: Path, *, density: float =
         for folder, number in ((trained.reasoning, 1.0), (trained.instruct, weight))
     ]
     content = {"merge_method": "ties", "base_model": str(trained.base), "models": models}
-    content |= {"dtype": "float32", "out_dtype": "bfloat16"}
+    content |= {"dtype": "float32", "out_dtype": "float16"}
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     options = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False)
     run_merge(MergeConfiguration.model_validate(content), str(out), options)
