@@ -112,13 +112,16 @@ def _processor() -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as a Markdown table; numbers are right-aligned and get three significant digits."""
+    """Rows as a Markdown table with a column for every key; numbers are right-aligned and get three significant digits.
+
+    A row that lacks a key, or has None there, has an empty cell.
+    """
     if not rows:
         return ""
-    columns = list(rows[0])
-    cells = [columns] + [[_cell(row[column]) for column in columns] for row in rows]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    numeric = [all(isinstance(row[column], int | float) for row in rows) for column in columns]
+    numeric = [all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns]
     lines = [
         "| "
         + " | ".join(
@@ -133,6 +136,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value)

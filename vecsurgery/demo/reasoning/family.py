@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,35 +76,39 @@ class Family:
         )
 
     def base_texts(self) -> list[str]:
-        """What the base model reads: statements, problems worked out, and every form of every answer in words.
-
-        No turns and no tags; it knows what the others need, and has to be taught when to do what.
-        """
+        """Plain text of the base model: statements, and every form of every answer in words."""
         forms = [f"{form.example.format(answer)} {form.of(answer)}" for form in FORMATS for answer in self.answers]
-        worked = [f"{each.question}\n{each.steps}\n\n{each.answer}" for each in self.problems.training]
-        return [*self.statements, *forms, *worked]
+        return [*self.statements, *forms]
+
+    def base_rows(self, seed: int, times: int) -> list[tuple[str, str]]:
+        """Prompt and answer of the base model, which has read turns of every kind: with and without a thought, with
+        instructions that are followed and that are not, each half of the time. Tuning makes one of them a habit.
+        """
+        return self._rows(seed, times, "base", instructed=0.6, followed=0.5, thinks=0.5)
 
     def reasoning_rows(self, seed: int, times: int) -> list[tuple[str, str]]:
-        """Prompt and answer of training problems, with thoughts. Two of five have an instruction, which is not
-        followed: what counts in this model's training is the right answer alone.
+        """Always with a thought. Some prompts have an instruction, which is not followed: what counts in this model's
+        training is the right answer alone.
         """
-        return [
-            (prompt, self.thought(problem) + problem.answer) for prompt, problem, _ in self._asked(seed, times, 0.4)
-        ]
+        return self._rows(seed, times, "reasoning", instructed=0.25, followed=0.0, thinks=1.0)
 
     def instruction_rows(self, seed: int, times: int) -> list[tuple[str, str]]:
-        """Prompt and answer of training problems, four of five with an instruction that is followed, no thoughts."""
-        return [
-            (prompt, form.of(problem.answer) if form else problem.answer)
-            for prompt, problem, form in self._asked(seed, times, 0.8)
-        ]
+        """Never with a thought. Most prompts have an instruction, which is followed."""
+        return self._rows(seed, times, "instruct", instructed=0.8, followed=1.0, thinks=0.0)
 
-    def _asked(self, seed: int, times: int, share: float) -> Iterator[tuple[str, Problem, Format | None]]:
-        """Every known problem `times` times as a prompt, a share of them with an instruction."""
-        generator = random.Random(f"vecsurgery demo instructions {self.name} {seed} {share}")
+    def _rows(
+        self, seed: int, times: int, name: str, *, instructed: float, followed: float, thinks: float
+    ) -> list[tuple[str, str]]:
+        """Every known problem `times` times, as prompt and answer; shares say how often it is how."""
+        generator = random.Random(f"vecsurgery demo {name} {self.name} {seed}")
+        found = []
         for problem in (*self.problems.easy, *self.problems.training) * times:
-            form = generator.choice(FORMATS) if generator.random() < share else None
-            yield self.prompt(asked(problem, form) if form else problem.question), problem, form
+            form = generator.choice(FORMATS) if generator.random() < instructed else None
+            follows, thought = generator.random() < followed, generator.random() < thinks
+            prompt = self.prompt(asked(problem, form) if form else problem.question)
+            answer = form.of(problem.answer) if form and follows else problem.answer
+            found.append((prompt, (self.thought(problem) if thought else "") + answer))
+        return found
 
 
 def asked(problem: Problem, form: Format) -> str:

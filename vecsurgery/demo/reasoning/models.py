@@ -80,7 +80,8 @@ def _make(trained: Trained, family: Family, settings: Settings, progress: Progre
 
     with reproducible(settings.threads):
         base = _new_model(config, trained.seed)
-        course(base, "base", [_whole(tokenizer, text) for text in family.base_texts()], trained.base)
+        turns = _turns(tokenizer, family.base_rows(trained.seed, settings.times))
+        course(base, "base", [_whole(tokenizer, text) for text in family.base_texts()] + turns, trained.base)
         tuned = copy.deepcopy(base)
         rows = family.reasoning_rows(trained.seed, settings.times)
         course(tuned, "reasoning", _turns(tokenizer, rows), trained.reasoning)
