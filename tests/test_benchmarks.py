@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import models
 
-from benchmarks import _checkpoints, measure, memory, real_model, startup, write
+from benchmarks import _checkpoints, measure, memory, rain, real_model, startup, write
 from benchmarks._common import Outcome, process, table
 
 
@@ -24,7 +24,7 @@ def _here(function: Callable[..., Any], **arguments: Any) -> Outcome:
 
 @pytest.fixture(autouse=True)
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for script in (measure, memory, real_model, write):
+    for script in (measure, memory, rain, real_model, write):
         monkeypatch.setattr(script, "child", _here)
 
 
@@ -113,3 +113,24 @@ def test_a_table_is_markdown_with_numbers_on_the_right() -> None:
         "|------|-----:|",
         "| a    | 1.23 |",
     ]
+
+
+def test_rain_compares_each_stage_with_a_bare_forward_and_its_file_with_the_checkpoint(tmp_path: Path) -> None:
+    options = _options(size="tiny", length=16)
+    options.folder = tmp_path
+    stages, (sizes,) = rain.main(options).values()
+    assert [row["stage"] for row in stages] == [
+        "geometry of the thoughts",
+        "attention on instructions",
+        "control, three candidates",
+        "write",
+    ]
+    assert all(row["ratio"] == row["seconds"] / row["bare forward (s)"] > 0.0 for row in stages[:3])
+    assert sizes["geometry file (MB)"] > 0.0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_has_a_column_for_every_key_and_empty_cells() -> None:
+    text = table([{"a": 1.0, "b": "x"}, {"a": None, "c": 2}])
+    assert text.splitlines()[0].replace(" ", "") == "|a|b|c|"
+    assert text.splitlines()[-1].replace(" ", "") == "|||2|"

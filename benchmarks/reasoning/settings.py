@@ -4,11 +4,12 @@ What was looked at before, on seed 0 alone, which is not reported:
 
 - Each model at its own task, until the reasoning model was right nearly always and the instruction model obeyed nearly
   always. Storing in bfloat16 cost models of this size too much; they are in float16.
-- Whether there is anything to merge. In four earlier designs of the families the base had not read turns of both kinds,
-  and the reasoning model had learnt to ignore instructions, or nothing about them. There no method, at any weight,
-  moved a single answer into the form that was asked for: what tuning teaches anew in so small a model does not add up.
-  Now the base has read turns with and without thoughts, and instructions followed and not, and tuning makes one of
-  these a habit, as it does with large base models. Sums and `null space` at weights 0.3 to 1.5 were seen with these.
+- Whether there is anything to merge. In earlier designs of the families the base had not read turns of both kinds, and
+  the reasoning model had learnt to ignore instructions, or nothing about them, or to follow some. There neither a plain
+  sum nor `null space`, at any weight, moved an answer into a form that was asked for: what tuning teaches anew in so
+  small a model does not add up. Now the base has read turns with and without thoughts, and instructions followed and
+  not, and tuning makes one of these a habit, as it does with large base models. Sums and `null space` at weights 0.3 to
+  1.5 were seen with these.
 - That `null space` lost nothing at weight 1.5 there, so the weights go further, for every method.
 """
 

@@ -1,7 +1,7 @@
 """Tables and the picture of the experiment, from its work folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +9,41 @@ BASELINE = "task arithmetic"
 
 
 def tables(work: Path) -> dict[str, list[dict[str, Any]]]:
-    """Title → rows, for all families and seeds that there are results of."""
-    found: dict[str, list[dict[str, Any]]] = {
-        "The models, each asked by its own template (test prompts)": [],
-        "Each method at the weight chosen for it (test prompts)": [],
-        "Each method at weight 1 (test prompts)": [],
-    }
-    models, chosen, whole = found.values()
-    for folder in _folders(work):
-        place = {"family": folder.parent.name, "seed": int(folder.name.partition("-")[2])}
-        members = _result(folder / "models.json")
-        models += [place | {"model": name} | _figures(members[name]) for name in ("reasoning", "instruct")]
-        results = {each["method"]: each for each in _results(folder)}
-        base = (results.get(BASELINE) or {}).get("chosen")
-        for name, each in results.items():
-            chosen.append(place | {"method": name} | _chosen(each["chosen"], base))
-            for variant, figures in each["whole"].items():
-                named = name if len(each["whole"]) == 1 else f"{name}, density {variant}"
-                whole.append(place | {"method": named} | _figures(figures) | _kl(figures))
+    """Title → rows, for all families that there are results of; a cell has the values of the seeds in their order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for family, folders in _families(work).items():
+        members = [_result(folder / "models.json") for folder in folders]
+        results = [{each["method"]: each for each in _results(folder)} for folder in folders]
+        bases = [(each.get(BASELINE) or {}).get("chosen") for each in results]
+        names = [name for name in results[0] if all(name in each for each in results)]
+        seeds = ", ".join(folder.name.partition("-")[2] for folder in folders)
+        found[f"{family}: the models, each asked by its own template; seeds {seeds}"] = [
+            {"model": name} | _joined([_figures(each[name]) for each in members]) for name in ("reasoning", "instruct")
+        ]
+        found[f"{family}: each method at the weight chosen for it"] = [
+            {"method": name}
+            | _joined([_chosen(each[name]["chosen"], base) for each, base in zip(results, bases, strict=True)])
+            for name in names
+        ]
+        found[f"{family}: each method at weight 1"] = [
+            {"method": name if len(results[0][name]["whole"]) == 1 else f"{name}, density {variant}"}
+            | _joined([_figures(each[name]["whole"][variant]) | _kl(each[name]["whole"][variant]) for each in results])
+            for name in names
+            for variant in results[0][name]["whole"]
+        ]
     return found
+
+
+def _joined(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The values of all seeds in one cell."""
+    keys = dict.fromkeys(key for cell in cells for key in cell)
+    return {key: " / ".join(_short(cell.get(key)) for cell in cells) for key in keys}
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _chosen(point: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -35,18 +51,17 @@ def _chosen(point: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> 
         return {"weight": "none"}
     ratio = point["instructed"]["both"] / base["instructed"]["both"] if base and base["instructed"]["both"] else None
     density = f", density {point['variant']:g}" if point["variant"] else ""
-    return {"weight": f"{point['weight']:g}{density}"} | _figures(point) | _kl(point) | {"over task arithmetic": ratio}
+    return {"weight": f"{point['weight']:g}{density}"} | _figures(point) | _kl(point) | {"over a sum": ratio}
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
     plain, instructed = found["plain"], found["instructed"]
     return {
         "plain: right": plain["right"],
-        "think format": plain["well_formed"],
         "instructed: right": instructed["right"],
         "obeys": instructed["obeys"],
         "both": instructed["both"],
-        "think format ": instructed["well_formed"],
+        "think format": (plain["well_formed"] + instructed["well_formed"]) / 2,
     }
 
 
@@ -88,6 +103,15 @@ _DRAWN = {
     "random subspace": "#c44536",
     "attention scaled": "#30638e",
 }
+
+
+def _families(work: Path) -> dict[str, list[Path]]:
+    """Family → folders of its seeds of which every method has a result."""
+    found: dict[str, list[Path]] = {}
+    for folder in _folders(work):
+        if _results(folder):
+            found.setdefault(folder.parent.name, []).append(folder)
+    return found
 
 
 def _folders(work: Path) -> list[Path]:

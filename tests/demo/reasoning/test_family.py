@@ -10,7 +10,7 @@ import pytest
 from benchmarks.reasoning.kin import kin
 from vecsurgery.calibration import read_rows
 from vecsurgery.demo.reasoning.family import Family, instructed_rows, plain_rows, spanned_rows, write_rows
-from vecsurgery.demo.reasoning.formats import FORMATS
+from vecsurgery.demo.reasoning.formats import FORMATS, Format
 from vecsurgery.demo.reasoning.sums import sums
 from vecsurgery.evaluation import row_checks
 
@@ -35,11 +35,43 @@ def test_no_problem_is_in_two_parts(family: Family) -> None:
     assert not {each.steps for each in parts.easy} & set(every)
 
 
-def test_the_base_reads_no_problem_that_is_asked_later(family: Family) -> None:
-    parts, texts = family.problems, "\n".join(family.base_texts())
-    assert parts.training[0].question in texts
+def test_no_member_is_trained_on_a_problem_that_is_asked_later(family: Family) -> None:
+    parts = family.problems
+    rows = [*family.base_rows(1, 1), *family.reasoning_rows(1, 1), *family.instruction_rows(1, 1)]
+    texts = "\n".join([*family.base_texts(), *(prompt + answer for prompt, answer in rows)])
+    assert f"{parts.training[0].question}" in texts
     asked = [*parts.calibration, *parts.choosing, *parts.test]
-    assert not [each for each in asked if f"{each.question}\n" in texts]
+    found = [each for each in asked if each.question + family.turns[1] in texts or each.question + " " in texts]
+    assert not found
+
+
+def test_tuning_makes_one_kind_of_turn_a_habit(family: Family) -> None:
+    thinks = {name: [answer.startswith("<think>\n") for _, answer in rows] for name, rows in _rows(family).items()}
+    assert all(thinks["reasoning"])
+    assert not any(thinks["instruct"])
+    assert 0.4 < sum(thinks["base"]) / len(thinks["base"]) < 0.6
+    obeyed = {name: [_obeys(*row) for row in rows if _form(row[0])] for name, rows in _rows(family).items()}
+    assert not any(obeyed["reasoning"])
+    assert all(obeyed["instruct"])
+    assert 0.4 < sum(obeyed["base"]) / len(obeyed["base"]) < 0.6
+
+
+def _rows(family: Family) -> dict[str, list[tuple[str, str]]]:
+    return {
+        "base": family.base_rows(1, 2),
+        "reasoning": family.reasoning_rows(1, 2),
+        "instruct": family.instruction_rows(1, 2),
+    }
+
+
+def _form(prompt: str) -> Format | None:
+    return next((form for form in FORMATS if form.instruction in prompt), None)
+
+
+def _obeys(prompt: str, answer: str) -> bool:
+    form, last = _form(prompt), answer.rpartition("</think>")[2].strip()
+    bare = re.findall(r"\w+", last)
+    return form is not None and last in {form.of(word) for word in bare}
 
 
 def test_sums_are_added_from_left_to_right() -> None:

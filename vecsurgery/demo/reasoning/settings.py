@@ -1,4 +1,7 @@
-"""Every number of the reasoning demo's training, in one place. They were fixed on the first seed, before any of those that are reported was trained."""
+"""Every number of the reasoning demo's training, in one place.
+
+They were fixed on the first seed, before a model of any other was trained.
+"""
 
 from dataclasses import dataclass, field
 

@@ -1,0 +1,95 @@
+"""The experiment on merged reasoning models runs from end to end at a tiny size, and chooses as it says."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.reasoning import __main__ as experiment
+from benchmarks.reasoning.merging import Pair, lines, random_geometry
+from benchmarks.reasoning.tables import tables
+from vecsurgery.demo.reasoning.models import Trained, train_family
+from vecsurgery.demo.reasoning.sums import sums
+
+
+def _point(weight: float, right: float, both: float) -> dict[str, Any]:
+    return {"variant": 0.0, "weight": weight, "plain": {"right": right}, "instructed": {"both": both}}
+
+
+def test_the_best_weight_is_one_that_keeps_plain_accuracy() -> None:
+    path = [_point(0.5, 1.0, 0.2), _point(1.0, 0.99, 0.5), _point(2.0, 0.9, 0.8), _point(1.5, 0.99, 0.5)]
+    assert experiment.choose(path, 0.99) == {"variant": 0.0, "weight": 1.0}
+    assert experiment.choose(path, 0.995) == {"variant": 0.0, "weight": 0.5}
+    assert experiment.choose(path, 1.1) is None
+
+
+def test_a_line_that_is_never_better_than_the_reasoning_model_has_no_point() -> None:
+    assert experiment.choose([_point(0.1, 1.0, 0.0)], 0.9) is None
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_family(sums, 5, experiment.tiny().training, cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def pair(trained: Trained, tmp_path: Path) -> Pair:
+    return Pair(trained, tmp_path / "pair", replace(experiment.tiny(), weights=(1.0,)))
+
+
+def test_every_line_moves_with_its_weight_and_stands_at_the_reasoning_model_at_zero(pair: Pair) -> None:
+    from vecsurgery import weights_of
+
+    into = weights_of(pair.trained.reasoning)
+    for name, line in lines(pair).items():
+        at_zero, whole = line(0.0), line(1.0)
+        assert all(torch.equal(at_zero[tensor], into.read(tensor)) for tensor in into.layout.order), name
+        moved = [tensor for tensor in into.layout.order if not torch.equal(whole[tensor], into.read(tensor))]
+        blocks = {tensor for tensor in into.layout.order if into.layout.tensors[tensor].matrix is not None}
+        if name == "task arithmetic":
+            assert set(moved) > blocks
+        elif name != "exact null space":
+            assert moved, name
+            assert set(moved) <= blocks, name
+
+
+def test_random_directions_are_as_many_and_orthonormal(pair: Pair) -> None:
+    from safetensors.torch import load_file
+
+    measured = pair.geometry("span")
+    found, random = load_file(measured), load_file(random_geometry(measured, 1))
+    assert found.keys() == random.keys()
+    for name, tensor in random.items():
+        if name.endswith(".directions"):
+            assert tensor.shape == found[name].shape
+            gram = tensor.double().T @ tensor.double()
+            assert torch.allclose(gram, torch.eye(len(gram), dtype=torch.float64), atol=1e-5)
+            assert not torch.allclose(tensor, found[name])
+        else:
+            assert torch.equal(tensor, found[name])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")  # mergekit imports it by its old name
+def test_the_experiment_makes_its_tables_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "tiny", lambda tiny=experiment.tiny: replace(tiny(), weights=(1.0,)))
+    options = experiment.parse(
+        ["--work", str(tmp_path / "work"), "--size", "tiny", "--families", "kin", "--seeds", "0"]
+    )
+    experiment.carry_out(options)
+    experiment.show(options)
+    models, chosen, whole = tables(options.work).values()
+    assert [row["model"] for row in models] == ["reasoning", "instruct"]
+    methods = [row["method"] for row in chosen]
+    assert methods[0] == "task arithmetic"
+    assert {"null space", "TIES", "random subspace", "exact null space", "attention permuted"} <= set(methods)
+    kl = {row["method"]: float(row["L_think"]) for row in whole}
+    assert kl["null space"] < kl["task arithmetic"]
+    assert (tmp_path / "work" / "tables.md").read_text().count("\n| null space ") == 2
+    before = {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")}
+    experiment.carry_out(options)
+    assert {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")} == before
+    with pytest.raises(ValueError, match="begun with other settings"):
+        experiment._begin(options.work, experiment.Experiment())
