@@ -24,12 +24,12 @@ unit: $(VENV)/.installed-test
 build: $(VENV)/.installed-test  ## a wheel and a source archive in dist/
 	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-wheel: build  ## the wheel in an environment of its own runs the demo from another folder
+wheel: build  ## the wheel in an environment of its own runs both demos from another folder
 	rm -rf build/wheel && mkdir -p build/wheel/elsewhere
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
-	cd build/wheel/elsewhere && ../venv/bin/vecsurgery demo
+	cd build/wheel/elsewhere && ../venv/bin/vecsurgery demo && ../venv/bin/vecsurgery demo reasoning
 
 docs: $(VENV)/.installed-test  ## the tables in README and docs that are made from the code
 	$(BIN)/python docs/generate.py

@@ -125,7 +125,7 @@ def test_rain_compares_each_stage_with_a_bare_forward_and_its_file_with_the_chec
         "control, three candidates",
         "write",
     ]
-    assert all(row["ratio"] == row["seconds"] / row["bare forward (s)"] > 0.0 for row in stages[:3])
+    assert all(row["ratio"] > 0.0 and row["tokens"] > 0 for row in stages[:3])
     assert sizes["geometry file (MB)"] > 0.0
     assert not list(tmp_path.iterdir())
 

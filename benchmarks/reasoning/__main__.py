@@ -10,6 +10,7 @@ that everything runs.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -33,7 +34,8 @@ from vecsurgery.demo.training import Course, reproducible
 from vecsurgery.evaluation import think_divergences
 from vecsurgery.recipe.types import DataSpec
 
-TIES = "TIES"
+TIES = {"TIES": True, "TIES, not normalised": False}
+"""mergekit's default is a weighted mean where signs agree, which never adds the whole of both."""
 _TAGS = ("<think>", "</think>")
 
 
@@ -54,7 +56,8 @@ def _family(pair: Pair) -> None:
     answering = Answering(pair.trained.reasoning, pair.experiment.longest)
     once(pair.folder / "models.json", partial(_models, pair))
     own: dict[str, Mapping[float, Line]] = {name: {0.0: line} for name, line in lines(pair).items()}
-    own[TIES] = {density: partial(ties, pair.trained, density) for density in pair.experiment.densities}
+    for name, normalize in TIES.items():
+        own[name] = {density: partial(ties, pair.trained, normalize, density) for density in pair.experiment.densities}
     for name, variants in own.items():
         _say(f"{pair.trained.family} {pair.trained.seed}: {name}")
         made = partial(_method, pair, answering, variants)
@@ -95,7 +98,7 @@ def _method(pair: Pair, answering: Answering, variants: Mapping[float, Line]) ->
 
 def choose(path: Sequence[Mapping[str, Any]], accuracy: float) -> dict[str, Any] | None:
     """The point with the largest share of right and obeying answers among those of enough plain accuracy; the first of
-    equals. None where none has it, or none is better than the reasoning model alone, which obeys nothing.
+    equals. None where no point has enough, or none of those has such an answer at all.
     """
     allowed = [point for point in path if point["plain"]["right"] >= accuracy and point["instructed"]["both"] > 0.0]
     if not allowed:
@@ -137,7 +140,9 @@ def _begin(work: Path, experiment: Experiment) -> None:
     work.mkdir(parents=True, exist_ok=True)
     path, text = work / "settings.json", json.dumps(experiment.to_dict(), indent=1) + "\n"
     if not path.exists():
-        path.write_text(text)
+        partial_file = work / f"settings.{os.getpid()}.partial"
+        partial_file.write_text(text)
+        partial_file.rename(path)
     if json.loads(path.read_text()) != json.loads(text):
         raise ValueError(f"{work} was begun with other settings; give another folder, or delete it")
 

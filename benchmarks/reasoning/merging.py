@@ -17,7 +17,7 @@ import vecsurgery
 from benchmarks.reasoning.settings import Experiment
 from vecsurgery.demo.reasoning.models import Trained
 from vecsurgery.demo.reasoning.showing import merge_by_ties
-from vecsurgery.fits import Coefficients
+from vecsurgery.fits import Coefficients, FittedMatrix
 from vecsurgery.fits.attention_scale import coefficient_table, permuted
 from vecsurgery.geometry import Geometry
 from vecsurgery.planning.plans import make_plan
@@ -131,19 +131,23 @@ def _scaled(pair: Pair, geometry: Path, control: bool, weight: float) -> State:
     if control:
         step = inputs.recipe.steps[-1]
         tensors = asking_for(inputs, geometries, {}, step).tensors
-        table = coefficient_table(permuted(_alpha(found[step.id])), tensors)
+        table = coefficient_table(permuted(_alpha(found[step.id], tensors)), tensors)
         found = {step.id: replace(found[step.id], tensors=table)}
     return assembled(inputs, geometries, found).state_dict()
 
 
-def _alpha(found: Coefficients) -> Tensor:
+def _alpha(found: Coefficients, tensors: Mapping[str, FittedMatrix]) -> Tensor:
     """The coefficients (layers, query heads), read off the rows of q."""
-    rows = [numbers["q"] for name, numbers in found.tensors.items() if isinstance(numbers, Mapping) and "q" in numbers]
-    return torch.tensor(rows, dtype=torch.float64)
+    rows = {
+        tensors[name].layer: numbers["q"]
+        for name, numbers in found.tensors.items()
+        if isinstance(numbers, Mapping) and "q" in numbers
+    }
+    return torch.tensor([rows[layer] for layer in sorted(rows)], dtype=torch.float64)
 
 
 def random_geometry(measured: Path, seed: int) -> Path:
-    """The same energies along random orthonormal directions: what any subspace of equal rank would do."""
+    """The same energies along one draw of random orthonormal directions: a subspace of equal rank."""
     path = measured.with_name(f"{measured.stem}-random.safetensors")
     if path.exists():
         return path
@@ -155,13 +159,15 @@ def random_geometry(measured: Path, seed: int) -> Path:
             tensors[name] = directions.to(tensor.dtype).contiguous()
     with safe_open(measured, framework="pt") as opened:
         metadata = opened.metadata()
-    save_file(tensors, path, metadata)
+    partial_file = path.with_suffix(".partial")
+    save_file(tensors, partial_file, metadata)
+    partial_file.rename(path)
     return path
 
 
-def ties(trained: Trained, density: float, weight: float) -> State:
-    """TIES by mergekit: both models against their base, the reasoning model with weight 1, its other defaults."""
+def ties(trained: Trained, normalize: bool, density: float, weight: float) -> State:
+    """TIES by mergekit: both models against their base, the reasoning model with weight 1 (see `merge_by_ties`)."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "merged"
-        merge_by_ties(trained, Path(folder) / "ties.yaml", out, density=density, weight=weight)
+        merge_by_ties(trained, Path(folder) / "ties.yaml", out, density=density, weight=weight, normalize=normalize)
         return load_file(out / "model.safetensors")

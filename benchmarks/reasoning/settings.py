@@ -44,16 +44,17 @@ class Experiment:
         *(1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
     )
     """Finer below 1, where a plain sum has its best. What a projection leaves is small, and may be added more often
-    than once. 0 always competes."""
+    than once."""
     accuracy: float = 0.99
     rtol: float = 0.1
     """Of the recipe."""
     other_rtols: tuple[float, ...] = (0.03, 0.3)
     """Sensitivity: the same line with other cuts."""
     exact_rtol: float = 1e-6
-    """The hard exact null space: every direction that rounding does not make."""
+    """The hard exact null space: whatever has any energy; of a thousand positions that is every direction."""
     densities: tuple[float, ...] = (0.5, 1.0)
-    """Of TIES, chosen like the weight: mergekit's usual one, and no trimming. The reasoning model has weight 1."""
+    """Of TIES, chosen like the weight: mergekit's usual one, and no trimming. The reasoning model has weight 1, and the
+    weighted mean of mergekit's default is one method, the weighted sum another."""
     samples: int = 4
     """Generations of each test prompt."""
     longest: int = 64

@@ -71,28 +71,35 @@ def _kl(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draw(work: Path, path: Path) -> None:
-    """A panel for each family and seed: right and obeying over plain accuracy, each method's line in its weight."""
+    """A panel for each family and seed: right and obeying over plain accuracy, a line of each method in its weight."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    folders = _folders(work)
-    if not folders:
+    families = _families(work)
+    if not families:
         return
-    columns = max(1, len({folder.name for folder in folders}))
-    lines = -(-len(folders) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.6 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for panel, folder in zip(panels.flat, folders, strict=False):
-        for each in _results(folder):
-            first = each["path"][0]["variant"]
-            points = [point for point in each["path"] if point["variant"] == first]
+    columns = max(map(len, families.values()))
+    with matplotlib.rc_context({"svg.hashsalt": "vecsurgery", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(3.8 * columns, 3.4 * len(families)), layout="constrained")
+        panels = figure.subplots(len(families), columns, squeeze=False, sharey=True)
+        for row, (family, folders) in zip(panels, families.items(), strict=True):
+            for panel, folder in zip(row, folders, strict=False):
+                _panel(panel, folder)
+                panel.set(title=f"{family}, {folder.name.replace('-', ' ')}", xlabel="plain prompts answered right")
+            row[0].set_ylabel("instructed: right and in form")
+        panels[0][0].legend(fontsize=7)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _panel(panel: Any, folder: Path) -> None:
+    for each in _results(folder):
+        name = each["method"]
+        for variant in dict.fromkeys(point["variant"] for point in each["path"]) if name in _DRAWN else ():
+            points = [point for point in each["path"] if point["variant"] == variant]
             right = [point["plain"]["right"] for point in points]
             both = [point["instructed"]["both"] for point in points]
-            if each["method"] in _DRAWN:
-                panel.plot(right, both, marker=".", label=each["method"], color=_DRAWN[each["method"]])
-        panel.set(title=f"{folder.parent.name}, {folder.name.replace('-', ' ')}", xlabel="plain prompts answered right")
-    panels[0][0].set_ylabel("instructed: right and in form")
-    panels[0][0].legend(fontsize=7)
-    figure.savefig(path, metadata={"Date": None})
+            label = f"{name}, {variant:g}" if variant else name
+            panel.plot(right, both, marker=".", label=label, color=_DRAWN[name], alpha=0.5 if variant == 1.0 else 1.0)
 
 
 _DRAWN = {
@@ -102,11 +109,12 @@ _DRAWN = {
     "null space at tags": "#72b01d",
     "random subspace": "#c44536",
     "attention scaled": "#30638e",
+    "TIES": "#d98e04",
 }
 
 
 def _families(work: Path) -> dict[str, list[Path]]:
-    """Family → folders of its seeds of which every method has a result."""
+    """Family → folders of its seeds that have results."""
     found: dict[str, list[Path]] = {}
     for folder in _folders(work):
         if _results(folder):

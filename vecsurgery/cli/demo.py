@@ -11,14 +11,17 @@ from vecsurgery.cli import _options, _progress
 
 @click.command("demo", short_help="See it work on a tiny model.")
 @click.argument("story", type=click.Choice(["unlearning", "reasoning"]), default="unlearning", metavar="[STORY]")
-@click.option("--seeds", type=click.IntRange(1, 3), default=1, show_default=True, help="How many families of models.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 3), default=1, show_default=True, help="How many, each with its own models."
+)
 @click.option("--out", type=_options.file_path, help="Folder for the recipes, the models and their reports.")
 @_options.as_json
 def command(story: str, seeds: int, out: Path | None, as_json: bool) -> None:
-    """Show what the shipped recipes do to tiny models, in about a minute. Needs no network.
+    """Show what the shipped recipes do to tiny models. Needs no network; about a minute, and less the second time.
 
     STORY unlearning (the default): train a model, unlearn a part of what it knows, and clean the damage.
-    STORY reasoning: merge a model that obeys into one that thinks, in three ways, and ask them all.
+    STORY reasoning: merge a model that obeys into one that thinks, in three ways, and ask them all. The models of the
+    first seed are shipped; those of each further seed are trained, which takes some minutes.
 
     \b
     Examples:

@@ -1,8 +1,8 @@
-"""Tiny models made on the user's machine in about a minute, and what the shipped recipes do to them.
+"""Tiny models, made on the user's machine or shipped, and what the shipped recipes do to them.
 
 Lives here: for each demonstration (`unlearning`, `reasoning`) its world, training settings and page; what they share:
-tokenizers, training, model folders and their cache. May not: contain any method of surgery, or choose a setting after
-having seen what a projector does.
+tokenizers, training, model folders and their cache. May not: contain any method of surgery, or choose a number by which
+method it favours.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
 """The family's models: the same bytes each time, ordinary folders, and the shipped ones are what the code makes."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from benchmarks.reasoning.kin import kin
 from vecsurgery.calibration import asking_rows, load_tokenizer, prompts, thoughts
 from vecsurgery.demo.reasoning.family import Family
-from vecsurgery.demo.reasoning.models import Trained, make_tokenizer, train_family, write_data
+from vecsurgery.demo.reasoning.models import CONFIGURATIONS, Trained, make_tokenizer, train_family, write_data
 from vecsurgery.demo.reasoning.settings import Settings
-from vecsurgery.demo.reasoning.shipping import SHIPPED_SEED, shipped_models
+from vecsurgery.demo.reasoning.shipping import SHIPPED_SEED, made_of, shipped_models
 from vecsurgery.demo.reasoning.sums import sums
 from vecsurgery.demo.training import Course
 from vecsurgery.recipe.types import DataSpec
@@ -21,6 +22,11 @@ from vecsurgery.recipe.types import DataSpec
 SHORT = Course(steps=3, batch=4, rate=1e-3, warm_up=1, other_weight=0.1)
 MICRO = Settings(hidden=32, intermediate=48, layers=2, times=1, base=SHORT, reasoning=SHORT, instruct=SHORT)
 TAGS = ("<think>", "</think>")
+
+
+@pytest.fixture(scope="module")
+def related(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_family(kin, 1, MICRO, cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +54,11 @@ def test_members_load_as_transformers_loads_and_differ(trained: Trained) -> None
         assert any(not torch.equal(weights[first][name], weights[second][name]) for name in weights[0])
 
 
-def test_a_prompt_ends_where_the_training_text_goes_on(trained: Trained) -> None:
-    family: Family = sums(1)
+@pytest.mark.parametrize("make", [sums, kin])
+def test_a_prompt_ends_where_the_training_text_goes_on(
+    make: Callable[[int], Family], trained: Trained, related: Trained
+) -> None:
+    family, trained = make(1), trained if make is sums else related
     tokenizer = load_tokenizer(trained.reasoning)
     spec = DataSpec((trained.data / "test-plain.jsonl",))
     rows = asking_rows(spec)
@@ -59,15 +68,21 @@ def test_a_prompt_ends_where_the_training_text_goes_on(trained: Trained) -> None
     assert list(asked.ids) == whole[: len(asked.ids)]
     sample = thoughts(rows, spec, tokenizer, TAGS)[0]
     assert list(sample.ids) == whole
-    assert tokenizer.decode([sample.ids[sample.positions[0]], sample.ids[sample.positions[-1]]]) == "<think></think>"
+    text = tokenizer.decode([sample.ids[place] for place in sample.positions])
+    assert text.startswith("<think>\n")
+    assert text.endswith("\n</think>")
 
 
 def test_the_shipped_models_are_of_these_settings_rows_and_tokenizer(tmp_path: Path) -> None:
     shipped, family = shipped_models(), sums(SHIPPED_SEED)
-    made = json.loads((shipped.base.parent / "settings.json").read_text())
-    assert made == asdict(Settings())
+    assert json.loads((shipped.base.parent / "made-of.json").read_text()) == made_of()
     write_data(family, tmp_path / "data")
     assert _bytes(tmp_path / "data") == _bytes(shipped.data)
-    tokenizer = make_tokenizer(family, Settings().vocabulary).to_str(pretty=True)
-    for folder in (shipped.base, shipped.reasoning, shipped.instruct):
-        assert (folder / "tokenizer.json").read_text(encoding="utf-8") == tokenizer
+    tokenizer = make_tokenizer(family, Settings().vocabulary)
+    config = CONFIGURATIONS["llama"](Settings(), tokenizer.get_vocab_size())
+    for name in ("base", "reasoning", "instruct"):
+        folder: Path = getattr(shipped, name)
+        assert (folder / "tokenizer.json").read_text(encoding="utf-8") == tokenizer.to_str(pretty=True)
+        assert json.loads((folder / "config.json").read_text()) == config
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        assert settings["chat_template"] == family.template(thinks=name == "reasoning")

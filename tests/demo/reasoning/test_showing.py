@@ -1,4 +1,4 @@
-"""The reasoning demonstration: the shipped recipe with its own settings, three merges, and a page that says what came
+"""The reasoning demonstration: the shipped recipe with its own settings, its merges, and a page that says what came
 out."""
 
 from pathlib import Path
@@ -25,19 +25,17 @@ def test_every_setting_of_the_shipped_recipe_stays() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")  # mergekit imports it by its old name
-def test_three_merges_stand_beside_the_models_that_they_are_made_of(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_merges_stand_beside_the_models_that_they_are_made_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in (("PLAIN", 1), ("INSTRUCTED", 2), ("SAMPLES", 1)):
         monkeypatch.setattr(showing, name, value)
     shown = showing.show(out=tmp_path / "demo")
     rows = {row["name"]: row for row in shown["rows"]}
-    assert list(rows) == ["reasoning", "instruct", "sum", "TIES", "rain"]
+    assert list(rows) == ["reasoning", "instruct", "sum", "TIES", "rain", "rain × 3"]
     assert rows["reasoning"]["think_format"] == 1.0
     assert rows["reasoning"]["think_kl"] is None
     assert rows["instruct"]["think_format"] == 0.0
-    assert 0.0 < rows["rain"]["think_kl"] < rows["sum"]["think_kl"]
-    for name in ("sum-0", "ties-0", "rain-0"):
+    assert 0.0 < rows["rain"]["think_kl"] < rows["rain × 3"]["think_kl"] < rows["sum"]["think_kl"]
+    for name in ("sum-0", "ties-0", "rain-0", "rain-heavier-0"):
         assert (tmp_path / "demo" / name / "model.safetensors").is_file()
     assert "right and in the form that was asked for: sum" in shown["text"]
     assert len((tmp_path / "demo" / "questions-0.jsonl").read_text().splitlines()) == 3

@@ -1,4 +1,4 @@
-"""The demonstration: one family merged in three ways, by a sum, by mergekit's TIES and by the shipped recipe."""
+"""The demonstration: one family merged by a sum, by mergekit's TIES and by the shipped recipe, at two weights."""
 
 import json
 import shutil
@@ -20,9 +20,12 @@ PLAIN, INSTRUCTED = 12, 24
 """Questions that are asked, of the test rows."""
 SAMPLES, LONGEST = 4, 64
 """Generations of each, and most tokens of one."""
+HEAVIER = 3.0
+"""Weight of the second merge by the recipe: what a projection leaves is small (docs/rain.md)."""
 DENSITY = 0.5
 """Of TIES: the share of each difference that mergekit keeps, its usual choice."""
 
+_HEAVIER = f"rain × {HEAVIER:g}"
 _SIDE_FILES = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _MEASURES = ("think_format", "thinking_median", "answer_accuracy", "compliance", "right_and_compliant")
 _FAR = ("think_kl", "answer_kl")
@@ -66,8 +69,9 @@ def _rows(seed: int, folder: Path, progress: Progress) -> list[Row]:
     trained = shipped_models() if seed == SHIPPED_SEED else train_family(sums, seed, progress=progress)
     recipe = folder / f"{RECIPE}-{seed}.yaml"
     recipe.write_text(with_own_files(shipped.text(RECIPE), trained), encoding="utf-8")
-    merged = {name: folder / f"{name}-{seed}" for name in ("sum", "ties", "rain")}
+    merged = {name: folder / f"{name}-{seed}" for name in ("sum", "ties", "rain", "rain-heavier")}
     api.run(recipe, merged["rain"], progress=progress)
+    api.run(recipe, merged["rain-heavier"], overrides=[f"weights.instruct={HEAVIER}"], progress=progress)
     plain = folder / f"sum-{seed}.yaml"
     plain.write_text(_sum_recipe(trained), encoding="utf-8")
     api.run(plain, merged["sum"], progress=progress)
@@ -79,6 +83,7 @@ def _rows(seed: int, folder: Path, progress: Progress) -> list[Row]:
             "sum": merged["sum"],
             "TIES": merged["ties"],
             "rain": merged["rain"],
+            _HEAVIER: merged["rain-heavier"],
         },
         think=_questions(trained, folder / f"questions-{seed}.jsonl"),
         think_samples=SAMPLES,
@@ -111,8 +116,19 @@ def _sum_recipe(trained: Trained) -> str:
     )
 
 
-def merge_by_ties(trained: Trained, config: Path, out: Path, *, density: float = DENSITY, weight: float = 1.0) -> None:
-    """TIES by mergekit, both models against their base, with mergekit's other defaults.
+def merge_by_ties(
+    trained: Trained,
+    config: Path,
+    out: Path,
+    *,
+    density: float = DENSITY,
+    weight: float = 1.0,
+    normalize: bool = True,
+) -> None:
+    """TIES by mergekit, both models against their base, the reasoning model with weight 1.
+
+    `normalize`, mergekit's default: where both differences agree in sign the result is their weighted mean, which is
+    not a line in `weight`; else their weighted sum.
 
     Writes its YAML to `config` and a checkpoint with the reasoning model's side files to `out`.
     """
@@ -125,8 +141,8 @@ def merge_by_ties(trained: Trained, config: Path, out: Path, *, density: float =
         {"model": str(folder), "parameters": {"weight": number, "density": density}}
         for folder, number in ((trained.reasoning, 1.0), (trained.instruct, weight))
     ]
-    content = {"merge_method": "ties", "base_model": str(trained.base), "models": models}
-    content |= {"dtype": "float32", "out_dtype": "float16"}
+    content: dict[str, Any] = {"merge_method": "ties", "base_model": str(trained.base), "models": models}
+    content |= {"parameters": {"normalize": normalize}, "dtype": "float32", "out_dtype": "float16"}
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     options = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False)
     run_merge(MergeConfiguration.model_validate(content), str(out), options)
@@ -155,10 +171,11 @@ def _text(shown: dict[int, list[Row]], folder: Path) -> str:
         "Three tiny models of one family: a base that knows how to add, a reasoning model that answers sums behind",
         "`<think>steps</think>`, and an instruction model that answers at once, in the form that it is asked for. What",
         "the instruction model learnt is merged into the reasoning model in three ways: added as it is (`sum`), by",
-        "mergekit's TIES, and by the shipped recipe `rain`, which adds what does not touch the thinking.",
+        "mergekit's TIES, and by the shipped recipe `rain`, which adds what does not touch the thinking: once, and",
+        f"{HEAVIER:g} times, because what it leaves is small. How to choose that number is told in docs/rain.md.",
         "",
-        f"{PLAIN} plain sums, and {INSTRUCTED} with an instruction about the form of the answer, new to them all, are",
-        f"asked {SAMPLES} times each, by the model's own sampling. Shares of what is written: think format kept;",
+        f"{PLAIN} plain sums and {INSTRUCTED} with an instruction about the form of the answer are asked {SAMPLES}",
+        "times each, by the model's own sampling; sums are new to all, instructions are not. Shares: think format kept;",
         "right in whatever form; and of those with an instruction, in the form that was asked for, and both at once.",
         "Length: tokens of a thought. L_think: divergence from the reasoning model at the tokens of its thoughts, in",
         "nats; KL behind: of the first tokens behind them.",
@@ -186,5 +203,7 @@ def _number(value: float | None) -> str:
 
 def _verdict(seed: int, rows: list[Row]) -> list[str]:
     by_name = {row.name: row for row in rows}
-    merged = ", ".join(f"{name} {by_name[name].right_and_compliant or 0.0:.0%}" for name in ("sum", "TIES", "rain"))
+    merged = ", ".join(
+        f"{name} {by_name[name].right_and_compliant or 0.0:.0%}" for name in ("sum", "TIES", "rain", _HEAVIER)
+    )
     return [f"seed {seed}: right and in the form that was asked for: {merged}."]
