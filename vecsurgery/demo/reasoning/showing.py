@@ -175,7 +175,7 @@ def _text(shown: dict[int, list[Row]], folder: Path) -> str:
         f"{HEAVIER:g} times, because what it leaves is small. How to choose that number is told in docs/rain.md.",
         "",
         f"{PLAIN} plain sums and {INSTRUCTED} with an instruction about the form of the answer are asked {SAMPLES}",
-        "times each, by the model's own sampling; sums are new to all, instructions are not. Shares: think format kept;",
+        "times each, by the model's own sampling; sums are new to all, instructions not. Shares: think format kept;",
         "right in whatever form; and of those with an instruction, in the form that was asked for, and both at once.",
         "Length: tokens of a thought. L_think: divergence from the reasoning model at the tokens of its thoughts, in",
         "nats; KL behind: of the first tokens behind them.",
