@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vecsurgery.demo.tokens import BEGIN, END, PAD, SPECIAL_TOKENS
+from vecsurgery.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -17,31 +18,56 @@ if TYPE_CHECKING:
 
 SHARED = tuple(Path(__file__).with_name(name) for name in ("folders.py", "tokens.py", "training.py"))
 """Sources on which the bytes of every entry depend."""
+_FILES = "files.json"
 
 
 def cache_folder() -> Path:
     """`$VECSURGERY_CACHE`, else `vecsurgery` in the user's cache directory."""
     chosen = os.environ.get("VECSURGERY_CACHE")
     if chosen:
-        return Path(chosen)
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vecsurgery"
 
 
 def made_once(cache: Path, name: str, key: str, seed: int, make: Callable[[Path], None]) -> Path:
     """The folder of one seed in the cache; where there is none, `make` fills a new one, which appears when complete.
 
-    `name` and `key` (see `key_of`) tell entries apart.
+    `name` and `key` (see `key_of`) tell entries apart. Raises InputError where the cache cannot be written, or lost
+    files of the entry.
     """
     folder = cache / f"{name}-{key}" / f"seed-{seed}"
-    if not folder.exists():
+    if folder.exists():
+        _require_whole(folder)
+        return folder
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f"seed-{seed}.", suffix=".partial", dir=folder.parent))
-        try:
-            make(unfinished)
-            _publish(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"making the demo's models in {folder.parent}: {error.strerror or error}; set VECSURGERY_CACHE to a folder "
+            "that can be written"
+        ) from error
+    try:
+        make(unfinished)
+        (unfinished / _FILES).write_text(json.dumps(_sizes(unfinished), indent=1) + "\n", encoding="utf-8")
+        _publish(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def _require_whole(folder: Path) -> None:
+    """Raises InputError where an entry is not as it was made, as cleaners of caches leave it."""
+    listed = folder / _FILES
+    wanted = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else None
+    if wanted is None or wanted != _sizes(folder):
+        raise InputError(f"taking the demo's models from {folder}: files are missing or changed; delete this folder")
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Every file under a folder but the list itself, with its size in bytes."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / _FILES)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def key_of(settings: Mapping[str, Any], sources: Sequence[Path]) -> str:

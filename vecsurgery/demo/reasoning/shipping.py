@@ -40,7 +40,7 @@ def ship() -> None:
     """Train the family of the first seed, or take it from the cache, and put it among the package's files."""
     trained = train_family(sums, SHIPPED_SEED)
     shutil.rmtree(_FOLDER, ignore_errors=True)
-    shutil.copytree(trained.base.parent, _FOLDER)
+    shutil.copytree(trained.base.parent, _FOLDER, ignore=shutil.ignore_patterns("files.json"))
     (_FOLDER / "made-of.json").write_text(json.dumps(made_of(), indent=1) + "\n", encoding="utf-8")
 
 
