@@ -1,5 +1,7 @@
 """The experiment on merged reasoning models runs from end to end at a tiny size, and chooses as it says."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,11 @@ import pytest
 import torch
 
 from benchmarks.reasoning import __main__ as experiment
+from benchmarks.reasoning.answering import Answering
 from benchmarks.reasoning.merging import Pair, lines, random_geometry
-from benchmarks.reasoning.tables import tables
+from benchmarks.reasoning.tables import draw, tables
 from vecsurgery.demo.reasoning.models import Trained, train_family
+from vecsurgery.demo.reasoning.shipping import shipped_models
 from vecsurgery.demo.reasoning.sums import sums
 
 
@@ -27,6 +31,51 @@ def test_the_best_weight_is_one_that_keeps_plain_accuracy() -> None:
 
 def test_a_line_that_is_never_better_than_the_reasoning_model_has_no_point() -> None:
     assert experiment.choose([_point(0.1, 1.0, 0.0)], 0.9) is None
+
+
+def _judged(weight: float, both: float) -> dict[str, Any]:
+    shares = {"right": 0.9, "obeys": both, "both": both, "well_formed": 1.0, "closed": 1.0}
+    kl = {"think_kl": 0.1, "answer_kl_1": 0.2, "answer_kl_4": 0.3}
+    return {"variant": 0.0, "weight": weight, "plain": shares, "instructed": shares, **kl}
+
+
+def test_tables_put_seeds_beside_each_other_and_divide_by_the_plain_sum(tmp_path: Path) -> None:
+    for seed, both in ((1, 0.1), (2, None)):
+        folder = tmp_path / "sums" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        members = {name: _judged(0.0, 0.0) for name in ("reasoning", "instruct")}
+        results: dict[str, Any] = {"models": members}
+        for name, factor in (("task arithmetic", 1.0), ("null space", 4.0)):
+            chosen = None if both is None else _judged(3.0, both * factor)
+            whole = {"0": _judged(1.0, 0.05)}
+            results[name] = {"method": name, "path": [_point(1.0, 0.9, 0.05)], "chosen": chosen, "whole": whole}
+        for name, result in results.items():
+            (folder / f"{name}.json").write_text(json.dumps({"result": result}))
+    models, chosen, whole = tables(tmp_path).values()
+    assert [row["model"] for row in models] == ["reasoning", "instruct"]
+    assert [(row["method"], row["weight"], row["both"], row["over a sum"]) for row in chosen] == [
+        ("task arithmetic", "3 / none", "0.1 / –", "1 / –"),
+        ("null space", "3 / none", "0.4 / –", "4 / –"),
+    ]
+    assert [row["L_think"] for row in whole] == ["0.1 / 0.1", "0.1 / 0.1"]
+    draw(tmp_path, tmp_path / "picture.svg")
+    first = (tmp_path / "picture.svg").read_bytes()
+    draw(tmp_path, tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").read_bytes() == first
+
+
+def test_a_batch_of_prompts_is_answered_as_each_alone(tmp_path: Path) -> None:
+    shipped = shipped_models()
+    answering = Answering(shipped.reasoning, 24)
+    lines = (shipped.data / "test-plain.jsonl").read_text().splitlines()[:3]
+    questions = {len(json.loads(line)["prompt"]) for line in lines}
+    assert len(questions) > 1
+    (tmp_path / "all.jsonl").write_text("\n".join(lines))
+    together = answering._thoughts(answering.asked(tmp_path / "all.jsonl").prompts, None, 0)
+    for number, line in enumerate(lines):
+        (tmp_path / "one.jsonl").write_text(line)
+        assert answering._thoughts(answering.asked(tmp_path / "one.jsonl").prompts, None, 0) == [together[number]]
+    assert all(each.well_formed for each in together)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +136,7 @@ def test_the_experiment_makes_its_tables_and_picture(tmp_path: Path, monkeypatch
     assert {"null space", "TIES", "random subspace", "exact null space", "attention permuted"} <= set(methods)
     kl = {row["method"]: float(row["L_think"]) for row in whole}
     assert kl["null space"] < kl["task arithmetic"]
-    assert (tmp_path / "work" / "tables.md").read_text().count("\n| null space ") == 2
+    assert len(re.findall(r"\n\| null space +\|", (options.work / "tables.md").read_text())) == 2
     before = {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")}
     experiment.carry_out(options)
     assert {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")} == before

@@ -1,4 +1,7 @@
-"""What a merged model answers: many prompts in one batch, judged as the package judges them."""
+"""What a merged model answers: many prompts in one batch, taken apart and checked by the package's own functions.
+
+`vecsurgery evaluate` asks prompts one at a time, each with a seed of its own; here all draws of a file share one.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
