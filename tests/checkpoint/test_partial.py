@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -35,6 +36,83 @@ def test_an_output_appears_under_its_name_only_when_it_is_complete(tmp_path: Pat
         publish(partial, b"{}\n")
     assert sorted(path.name for path in out.iterdir()) == ["config.json", *(shard.file for shard in SHARDS)]
     assert not partial_path(out).exists()
+
+
+def _cut_off(monkeypatch: pytest.MonkeyPatch, out: Path, *, at: str) -> None:
+    """Publish a folder of two shards, cut off where the state or the folder would be renamed, or the state removed."""
+    renamed = {"state": partial_path(out) / ".vecsurgery", "folder": partial_path(out)}
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if self == renamed.get(at):
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    def remove(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    def whole() -> None:
+        with open_partial(out, "plan") as partial:
+            write(partial.path, 0)
+            write(partial.path, 1)
+            with monkeypatch.context() as patch:
+                if at in renamed:
+                    patch.setattr(Path, "replace", replace)
+                else:
+                    patch.setattr(shutil, "rmtree", remove)
+                publish(partial, b"{}")
+
+    with pytest.raises(KeyboardInterrupt):
+        whole()
+
+
+@pytest.mark.parametrize("at", ["state", "folder"])
+def test_a_run_cut_off_before_the_folder_has_its_name_is_resumed_with_every_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    out = tmp_path / "out"
+    _cut_off(monkeypatch, out, at=at)
+    assert not out.exists()
+    with open_partial(out, "plan") as partial:
+        assert partial.resumed
+        assert set(partial.journal.finished()) == {shard.file for shard in SHARDS}
+        publish(partial, b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_run_cut_off_behind_the_renaming_leaves_nothing_but_the_output_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    _cut_off(monkeypatch, out, at="removal")
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", *(shard.file for shard in SHARDS)]
+    assert not partial_path(out).exists()
+    shutil.rmtree(out)  # what it left beside does not disturb the next run, of whatever plan
+    with open_partial(out, "another plan") as partial:
+        assert not partial.resumed
+        publish(partial, b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_state_that_another_run_is_about_to_publish_is_not_taken_from_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_partial(out, "plan") as partial:
+        (partial.path / ".vecsurgery").replace(tmp_path / "out.partial.state")
+        with pytest.raises(InputError, match="another run is working in it"), open_partial(out, "plan"):
+            pass
+        assert (tmp_path / "out.partial.state" / "plan").exists()
+
+
+def test_a_folder_of_the_user_under_the_name_of_the_state_is_refused_and_kept(tmp_path: Path) -> None:
+    notes = tmp_path / "out.partial.state" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with (
+        pytest.raises(InputError, match=r"out.partial.state holds files of another origin"),
+        open_partial(tmp_path / "out", "plan"),
+    ):
+        pass
+    assert notes.read_text() == "mine"
 
 
 def test_an_empty_folder_may_be_the_output(tmp_path: Path) -> None:

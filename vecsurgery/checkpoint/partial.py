@@ -19,7 +19,8 @@ from vecsurgery.checkpoint.writer import WrittenFile
 from vecsurgery.errors import InputError, RunError
 
 _STATE = ".vecsurgery"
-"""Folder inside OUT.partial that holds the plan's hash, the lock and the journal; removed at the end."""
+"""Folder inside OUT.partial that holds the plan's hash, the lock and the journal; moved out and removed at the end."""
+_STATE_NAMES = frozenset({"plan", "lock", "journal"})
 CONFIG_FILE = "config.json"
 
 
@@ -129,6 +130,8 @@ def open_partial(out: Path, plan_hash: str, *, inputs: Sequence[Path] = ()) -> I
     state = path / _STATE
     with write_errors(path):
         _refuse_foreign(path)
+        _take_back(path)
+        _refuse_unknown(path)
         state.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -143,6 +146,8 @@ def open_partial(out: Path, plan_hash: str, *, inputs: Sequence[Path] = ()) -> I
 def publish(partial: Partial, config: bytes, *, failed: bool = False) -> Path:
     """Finish: write config.json as the last file, sync everything, and give the folder its name in one step.
 
+    The journal is moved out before, so that what has the name holds nothing else, wherever this is cut off.
+
     `config`: the bytes of config.json. `failed`: the result does not get the name OUT but OUT.failed, or the first of
     OUT.failed-2, OUT.failed-3 … that is free. Call it inside `open_partial`. Returns the folder. Errors: RunError where
     the file system fails, InputError where something came into being at OUT meanwhile.
@@ -153,11 +158,32 @@ def publish(partial: Partial, config: bytes, *, failed: bool = False) -> Path:
     atomic.write_bytes(partial.path / CONFIG_FILE, config)
     with write_errors(target):
         _sync_tree(partial.path)
+        aside = _aside(partial.path)
+        if aside.exists():  # left by a run that was cut off behind its renaming
+            shutil.rmtree(aside)
+        (partial.path / _STATE).replace(aside)
         partial.path.replace(target)
         atomic.sync_folder(target.parent)
-        # After the rename: should it be cut off here, a complete output keeps a small folder too many.
-        shutil.rmtree(target / _STATE)
+        shutil.rmtree(aside)
     return target
+
+
+def _aside(path: Path) -> Path:
+    """Where the state of OUT.partial is while the folder gets its name."""
+    return path.with_name(f"{path.name}.state")
+
+
+def _take_back(path: Path) -> None:
+    """Put back the state of a folder that was cut off just before it got its name.
+
+    Errors: InputError where the run is not cut off but at work.
+    """
+    aside, state = _aside(path), path / _STATE
+    if not aside.is_dir() or not path.is_dir() or state.exists():
+        return
+    with (aside / "lock").open("rb") as lock:
+        _hold(lock.fileno(), path)
+        aside.replace(state)
 
 
 def _failed_path(out: Path) -> Path:
@@ -169,21 +195,33 @@ def _failed_path(out: Path) -> Path:
 
 
 def _refuse_foreign(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise InputError(f"writing to {path}: a file of that name is in the way; move it away")
+    """Refuse names that something of another origin has: the folder's, and that of its state while it is published."""
+    aside = _aside(path)
+    for taken in (path, aside):
+        if taken.exists() and not taken.is_dir():
+            raise InputError(f"writing to {taken}: a file of that name is in the way; move it away")
+    if aside.is_dir() and not {entry.name for entry in aside.iterdir()} <= _STATE_NAMES:
+        raise InputError(f"writing to {path}: {aside} holds files of another origin; move it away")
+
+
+def _refuse_unknown(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()) and not (path / _STATE).is_dir():
         raise InputError(
             f"writing to {path}: the folder holds files of another origin; move it away or choose another output"
         )
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _hold(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InputError(
             f"writing to {path}: another run is working in it; wait until it ends, or choose another output"
         ) from error
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    _hold(descriptor, path)
     lock = path / _STATE / "lock"
     if not lock.exists() or not os.path.samestat(os.fstat(descriptor), lock.stat()):
         raise InputError(

@@ -61,9 +61,8 @@ def write_shard(folder: Path, shard: ShardPlan, tensors: Iterable[tuple[str, Ten
         with write_errors(path):
             part.replace(path)
             sync_folder(folder)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    finally:
+        part.unlink(missing_ok=True)  # there only where something failed
     return WrittenFile(shard.file, sink.size, sink.sha256())
 
 
