@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks._controls import random_geometry
 from benchmarks.reasoning import __main__ as experiment
 from benchmarks.reasoning.answering import Answering
-from benchmarks.reasoning.merging import Pair, lines, random_geometry
-from benchmarks.reasoning.tables import draw, tables
+from benchmarks.reasoning.merging import Pair, lines
+from benchmarks.reasoning.tables import draw, seen, tables
+from vecsurgery.demo.reasoning.family import Problem, Problems
 from vecsurgery.demo.reasoning.models import Trained, train_family
 from vecsurgery.demo.reasoning.shipping import shipped_models
 from vecsurgery.demo.reasoning.sums import sums
@@ -64,6 +66,17 @@ def test_tables_put_seeds_beside_each_other_and_divide_by_the_plain_sum(tmp_path
     assert (tmp_path / "picture.svg").read_bytes() == first
 
 
+def test_steps_that_were_read_before_are_counted() -> None:
+    known = Problem("What is 1 + 2?", "1 + 2 = 3", "3")
+    begins = Problem("What is 4 + 5?", "4 + 5 = 9", "9")
+    longer = Problem("What is 4 + 5 + 6?", "4 + 5 = 9, 9 + 6 = 15", "15")
+    new = Problem("What is 7 + 8?", "7 + 8 = 15", "15")
+    family = sums(1)
+    problems = Problems((), (longer,), (), (), (known, begins, new))
+    found = seen(replace(family, problems=problems, statements=("as we know, 1 + 2 = 3",)))
+    assert found == {"test problems": 3, "steps in plain text": 1, "beginning of a longer one": 1}
+
+
 def test_a_batch_of_prompts_is_answered_as_each_alone(tmp_path: Path) -> None:
     shipped = shipped_models()
     answering = Answering(shipped.reasoning, 24)
@@ -99,16 +112,19 @@ def test_every_line_moves_with_its_weight_and_stands_at_the_reasoning_model_at_z
         blocks = {tensor for tensor in into.layout.order if into.layout.tensors[tensor].matrix is not None}
         if name == "task arithmetic":
             assert set(moved) > blocks
-        elif name != "exact null space":
-            assert moved, name
+        else:
             assert set(moved) <= blocks, name
+            assert moved or name == "exact null space", name
 
 
 def test_random_directions_are_as_many_and_orthonormal(pair: Pair) -> None:
     from safetensors.torch import load_file
 
     measured = pair.geometry("span")
-    found, random = load_file(measured), load_file(random_geometry(measured, 1))
+    found, random = (
+        load_file(measured),
+        load_file(random_geometry(measured, measured.with_name("random.safetensors"), 1)),
+    )
     assert found.keys() == random.keys()
     for name, tensor in random.items():
         if name.endswith(".directions"):
@@ -142,3 +158,7 @@ def test_the_experiment_makes_its_tables_and_picture(tmp_path: Path, monkeypatch
     assert {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")} == before
     with pytest.raises(ValueError, match="begun with other settings"):
         experiment._begin(options.work, experiment.Experiment())
+    weights = next((options.work / "models").rglob("instruct/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="results of other models"):
+        experiment.carry_out(options)

@@ -2,13 +2,14 @@
 
     python -m benchmarks.reasoning --work WORK [--families sums,kin] [--seeds 1,2,3]
 
-Trains the families first (about three minutes each on one core). WORK keeps models and results; each is made once, so
-that an interrupted run goes on, and families or seeds may be run beside each other. tables.md and a picture are made
-of what is there. Settings and their reasons stand in settings.py; `--size tiny` uses models that learn nothing, to see
-that everything runs.
+Trains the families first, some minutes each on one core. WORK keeps models and results; each is made once, so that an
+interrupted run goes on, and families or seeds may be run beside each other. tables.md and a picture are made of what is
+there. Settings and their reasons stand in settings.py; `--size tiny` uses models that learn nothing, to see that
+everything runs.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ from benchmarks._once import once
 from benchmarks.reasoning.answering import Answering
 from benchmarks.reasoning.merging import Line, Pair, State, lines, ties
 from benchmarks.reasoning.settings import FAMILIES, REPORTED_SEEDS, Experiment
-from benchmarks.reasoning.tables import draw, tables
+from benchmarks.reasoning.tables import draw, seen, tables
 from vecsurgery.calibration import asking_rows, load_tokenizer, thoughts
 from vecsurgery.checkpoint import InMemory, Stored
 from vecsurgery.demo.reasoning.models import Trained, train_family
@@ -53,6 +54,7 @@ def carry_out(options: argparse.Namespace) -> None:
 
 def _family(pair: Pair) -> None:
     """One family of one seed: models, then every method."""
+    _bind(pair)
     answering = Answering(pair.trained.reasoning, pair.experiment.longest)
     once(pair.folder / "models.json", partial(_models, pair))
     own: dict[str, Mapping[float, Line]] = {name: {0.0: line} for name, line in lines(pair).items()}
@@ -65,6 +67,15 @@ def _family(pair: Pair) -> None:
             pair.folder / f"{name.replace(' ', '-').replace(',', '')}.json",
             lambda made=made, name=name: {"method": name, **made()},
         )
+
+
+def _bind(pair: Pair) -> None:
+    """Raises ValueError where the folder holds results of other models: retrained ones have another digest."""
+    members = (pair.trained.base, pair.trained.reasoning, pair.trained.instruct)
+    weights = {each.name: hashlib.sha256((each / "model.safetensors").read_bytes()).hexdigest() for each in members}
+    path = pair.folder / "begun.json"
+    if once(path, lambda: weights) != weights:
+        raise ValueError(f"{pair.folder} has results of other models; give another --work, or delete the folder")
 
 
 def _models(pair: Pair) -> dict[str, Any]:
@@ -158,7 +169,13 @@ def tiny() -> Experiment:
 
 def show(options: argparse.Namespace) -> None:
     """Write all tables and the picture of what there is."""
-    found = [f"{title}\n\n{table(rows)}\n" for title, rows in tables(options.work).items()]
+    read = [
+        {"family": name, "seed": seed} | seen(FAMILIES[name](seed))
+        for name in options.families
+        for seed in options.seeds
+    ]
+    titled = {"test problems whose steps the models have read": read, **tables(options.work)}
+    found = [f"{title}\n\n{table(rows)}\n" for title, rows in titled.items()]
     (options.work / "tables.md").write_text("\n".join([environment() + "\n", *found]), encoding="utf-8")
     draw(options.work, options.work / "reasoning.svg")
     _say(f"wrote {options.work / 'tables.md'}")

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import vecsurgery
+from benchmarks._controls import random_geometry
 from benchmarks.reasoning.settings import Experiment
 from vecsurgery.demo.reasoning.models import Trained
 from vecsurgery.demo.reasoning.showing import merge_by_ties
@@ -79,7 +79,12 @@ def lines(pair: Pair) -> dict[str, Line]:
         "task arithmetic, matrices": partial(_matrices, pair),
         "null space": partial(_projected, pair, span, experiment.rtol),
         "null space at tags": partial(_projected, pair, pair.geometry("tags"), experiment.rtol),
-        "random subspace": partial(_projected, pair, random_geometry(span, pair.trained.seed), experiment.rtol),
+        "random subspace": partial(
+            _projected,
+            pair,
+            random_geometry(span, span.with_name("span-random.safetensors"), pair.trained.seed),
+            experiment.rtol,
+        ),
         "exact null space": partial(_projected, pair, span, experiment.exact_rtol),
         "attention scaled": partial(_scaled, pair, span, False),
         "attention permuted": partial(_scaled, pair, span, True),
@@ -144,25 +149,6 @@ def _alpha(found: Coefficients, tensors: Mapping[str, FittedMatrix]) -> Tensor:
         if isinstance(numbers, Mapping) and "q" in numbers
     }
     return torch.tensor([rows[layer] for layer in sorted(rows)], dtype=torch.float64)
-
-
-def random_geometry(measured: Path, seed: int) -> Path:
-    """The same energies along one draw of random orthonormal directions: a subspace of equal rank."""
-    path = measured.with_name(f"{measured.stem}-random.safetensors")
-    if path.exists():
-        return path
-    generator = torch.Generator().manual_seed(seed)
-    tensors = load_file(measured)
-    for name, tensor in tensors.items():
-        if name.endswith(".directions"):
-            directions, _ = torch.linalg.qr(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
-            tensors[name] = directions.to(tensor.dtype).contiguous()
-    with safe_open(measured, framework="pt") as opened:
-        metadata = opened.metadata()
-    partial_file = path.with_suffix(".partial")
-    save_file(tensors, partial_file, metadata)
-    partial_file.rename(path)
-    return path
 
 
 def ties(trained: Trained, normalize: bool, density: float, weight: float) -> State:

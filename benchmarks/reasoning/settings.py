@@ -35,8 +35,8 @@ class Experiment:
 
     A method is a line of models in the weight of the instruction delta. Its weight is chosen on rows of `choosing`,
     greedily: among those with at least `accuracy` of the reasoning model's plain accuracy, the one with the largest
-    share of instructed prompts answered right and in the asked form; the smallest of equals. What is reported is
-    measured on `test`, by the model's own generation config.
+    share of instructed prompts answered right and in the asked form; the smallest of equals, and none where no
+    answer is in form. What is reported is measured on `test`, by the model's own generation config.
     """
 
     weights: tuple[float, ...] = (

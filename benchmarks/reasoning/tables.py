@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vecsurgery.demo.reasoning.family import Family
+
 BASELINE = "task arithmetic"
+_BESIDE = ("begun.json", "models.json")
+"""Files of a seed that are no method's result."""
 
 
 def tables(work: Path) -> dict[str, list[dict[str, Any]]]:
@@ -32,6 +36,19 @@ def tables(work: Path) -> dict[str, list[dict[str, Any]]]:
             for variant in results[0][name]["whole"]
         ]
     return found
+
+
+def seen(family: Family) -> dict[str, int]:
+    """Of how many test problems the models read the steps before: in the base's plain text, or as the beginning of the
+    thought of a longer problem.
+    """
+    steps = [problem.steps for problem in family.problems.test]
+    longer = [problem.steps for problem in family.problems.training]
+    return {
+        "test problems": len(steps),
+        "steps in plain text": sum(any(each in text for text in family.statements) for each in steps),
+        "beginning of a longer one": sum(any(text.startswith(each) for text in longer) for each in steps),
+    }
 
 
 def _joined(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -128,7 +145,7 @@ def _folders(work: Path) -> list[Path]:
 
 
 def _results(folder: Path) -> list[dict[str, Any]]:
-    results = [_result(path) for path in sorted(folder.glob("*.json")) if path.name != "models.json"]
+    results = [_result(path) for path in sorted(folder.glob("*.json")) if path.name not in _BESIDE]
     return sorted(results, key=lambda each: (each["method"] != BASELINE, each["method"]))
 
 

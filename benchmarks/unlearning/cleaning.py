@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import vecsurgery
@@ -98,20 +96,3 @@ def measure(work: Work, max_tokens: int | None = None) -> Path:
     recipe = path.with_suffix(".yaml")
     recipe.write_text(geometry_recipe(work, work.settings.unlearners[0].name, max_tokens))
     return vecsurgery.measure(recipe, "retain", path)
-
-
-def random_geometry(work: Work, measured: Path) -> Path:
-    """The same energies along random orthonormal directions: what any subspace of equal rank would do."""
-    path = measured.with_name("random.safetensors")
-    if path.exists():
-        return path
-    generator = torch.Generator().manual_seed(work.seed)
-    tensors = load_file(measured)
-    for name, tensor in tensors.items():
-        if name.endswith(".directions"):
-            directions, _ = torch.linalg.qr(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
-            tensors[name] = directions.to(tensor.dtype).contiguous()
-    with safe_open(measured, framework="pt") as opened:
-        metadata = opened.metadata()
-    save_file(tensors, path, metadata)
-    return path

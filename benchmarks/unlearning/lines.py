@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from benchmarks._controls import random_geometry
 from benchmarks.unlearning import cleaning
 from benchmarks.unlearning.batches import endless
 from benchmarks.unlearning.measures import Answers, answers
@@ -118,7 +119,9 @@ def methods(work: Work, unlearner: str) -> dict[str, Method]:
         FINE_TUNED: Method(repaired, comparison.gentler, comparison.gentler_refinements),
         **{f"{RECIPE} {keep:g}": suppression(keep, measured) for keep in comparison.keeps},
         "hard projector": projector(measured, project="null_space", rtol=comparison.rtol, others="source"),
-        "random subspace": suppression(comparison.keeps[0], cleaning.random_geometry(work, measured)),
+        "random subspace": suppression(
+            comparison.keeps[0], random_geometry(measured, measured.with_name("random.safetensors"), work.seed)
+        ),
     }
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
-SHARED = tuple(Path(__file__).with_name(name) for name in ("folders.py", "tokens.py", "training.py"))
+SHARED = tuple(Path(__file__).with_name(name) for name in ("folders.py", "shape.py", "tokens.py", "training.py"))
 """Sources on which the bytes of every entry depend."""
 _FILES = "files.json"
 

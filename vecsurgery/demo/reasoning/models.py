@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vecsurgery.demo.folders import cache_folder, key_of, made_once, save
 from vecsurgery.demo.reasoning.family import Family, instructed_rows, plain_rows, spanned_rows, write_rows
 from vecsurgery.demo.reasoning.settings import Settings
-from vecsurgery.demo.tokens import BEGIN, END, PAD, SPECIAL_TOKENS, Encoded, byte_level, encode_answered
+from vecsurgery.demo.shape import llama
+from vecsurgery.demo.tokens import END, SPECIAL_TOKENS, Encoded, byte_level, encode_answered
 from vecsurgery.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -129,29 +130,7 @@ def _new_model(config: dict[str, Any], seed: int) -> "PreTrainedModel":
 
 
 def _llama(settings: Settings, vocabulary: int) -> dict[str, Any]:
-    """The text of config.json: a tiny Llama with grouped-query attention and tied embeddings, in float16."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": vocabulary,
-        "hidden_size": settings.hidden,
-        "intermediate_size": settings.intermediate,
-        "num_hidden_layers": settings.layers,
-        "num_attention_heads": settings.heads,
-        "num_key_value_heads": settings.key_value_heads,
-        "head_dim": settings.hidden // settings.heads,
-        "max_position_embeddings": settings.context,
-        "rope_theta": 10000.0,
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": True,
-        "bos_token_id": SPECIAL_TOKENS.index(BEGIN),
-        "eos_token_id": SPECIAL_TOKENS.index(END),
-        "pad_token_id": SPECIAL_TOKENS.index(PAD),
-        "torch_dtype": "float16",
-    }
+    return llama(settings, vocabulary, "float16")
 
 
 def _qwen2(settings: Settings, vocabulary: int) -> dict[str, Any]:
@@ -159,9 +138,9 @@ def _qwen2(settings: Settings, vocabulary: int) -> dict[str, Any]:
     kept = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
     kept += ["num_key_value_heads", "max_position_embeddings", "hidden_act", "tie_word_embeddings", "torch_dtype"]
     kept += ["bos_token_id", "eos_token_id", "pad_token_id"]
-    llama = _llama(settings, vocabulary)
+    shared = _llama(settings, vocabulary)
     own = {"rope_theta": 1000000.0, "rms_norm_eps": 1e-6, "use_sliding_window": False}
-    return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **{key: llama[key] for key in kept}, **own}
+    return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **{key: shared[key] for key in kept}, **own}
 
 
 CONFIGURATIONS: dict[str, Callable[[Settings, int], dict[str, Any]]] = {"llama": _llama, "qwen2": _qwen2}

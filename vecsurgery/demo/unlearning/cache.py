@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vecsurgery.demo.folders import cache_folder, key_of, made_once, save
+from vecsurgery.demo.shape import llama
 from vecsurgery.demo.unlearning.settings import Settings
 from vecsurgery.demo.unlearning.world import World, make_world
 from vecsurgery.progress import Progress, silent
@@ -50,12 +51,12 @@ def _make(prepared: Prepared, settings: Settings, progress: Progress) -> None:
     """Writes the three folders."""
     from vecsurgery.demo.training import reproducible
     from vecsurgery.demo.unlearning.tokenizer import encode_questions, encode_sentences, make_tokenizer
-    from vecsurgery.demo.unlearning.train import configuration, new_model, train_original, unlearn
+    from vecsurgery.demo.unlearning.train import new_model, train_original, unlearn
 
     world: World = make_world(prepared.seed, settings)
     world.write(prepared.data)
     tokenizer = make_tokenizer(world, settings.vocabulary)
-    config = configuration(settings, tokenizer.get_vocab_size())
+    config = llama(settings, tokenizer.get_vocab_size(), "float32")
     sentences = encode_sentences(tokenizer, [*world.general, *world.general_test])
     with reproducible(settings.threads):
         model = new_model(settings, tokenizer.get_vocab_size(), prepared.seed)

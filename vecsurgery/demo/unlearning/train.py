@@ -1,11 +1,12 @@
 """The unlearning demo's models: an original that knows the world, and an unlearning run that damages it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from vecsurgery.demo.tokens import BEGIN, END, PAD, SPECIAL_TOKENS, Encoded
+from vecsurgery.demo.shape import llama
+from vecsurgery.demo.tokens import Encoded
 from vecsurgery.demo.training import Course, batches, step, train
 from vecsurgery.demo.unlearning.settings import Settings
 from vecsurgery.progress import Progress, silent
@@ -14,39 +15,13 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 
-def configuration(settings: Settings, vocabulary: int) -> dict[str, Any]:
-    """The text of config.json: a tiny Llama with grouped-query attention and tied embeddings, in float32."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": vocabulary,
-        "hidden_size": settings.hidden,
-        "intermediate_size": settings.intermediate,
-        "num_hidden_layers": settings.layers,
-        "num_attention_heads": settings.heads,
-        "num_key_value_heads": settings.key_value_heads,
-        "head_dim": settings.hidden // settings.heads,
-        "max_position_embeddings": settings.context,
-        "rope_theta": 10000.0,
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": True,
-        "bos_token_id": SPECIAL_TOKENS.index(BEGIN),
-        "eos_token_id": SPECIAL_TOKENS.index(END),
-        "pad_token_id": SPECIAL_TOKENS.index(PAD),
-        "torch_dtype": "float32",
-    }
-
-
 def new_model(settings: Settings, vocabulary: int, seed: int) -> "LlamaForCausalLM":
     """The untrained model of a seed; torch's own random state is left as it was."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(LlamaConfig(**configuration(settings, vocabulary)))
+        return LlamaForCausalLM(LlamaConfig(**llama(settings, vocabulary, "float32")))
 
 
 def train_original(
