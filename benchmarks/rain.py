@@ -1,6 +1,6 @@
 """Time and peak memory of each stage of merging as `rain` does it, against bare forward passes over the same tokens.
 
-    python -m benchmarks.rain                       # six blocks 2048 wide: 15 minutes on 2 cores, 3 GB of disk
+    python -m benchmarks.rain                       # six blocks 2048 wide; 3 GB of disk
     python -m benchmarks.rain --size 7b             # two blocks of a 7B Llama
     python -m benchmarks.rain --size tiny           # seconds, to see that it works; its ratios mean nothing
 
