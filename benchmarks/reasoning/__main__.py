@@ -1,6 +1,6 @@
-"""An instruction model merged into a reasoning model, by every method, on two families and three seeds of each.
+"""An instruction model merged into a reasoning model, by every method, on three families and three seeds of each.
 
-    python -m benchmarks.reasoning --work WORK [--families sums,kin] [--seeds 1,2,3]
+    python -m benchmarks.reasoning --work WORK [--families sums,kin,coins] [--seeds 1,2,3]
 
 Trains the families first, some minutes each on one core. WORK keeps models and results; each is made once, so that an
 interrupted run goes on, and families or seeds may be run beside each other. tables.md and a picture are made of what is

@@ -17,7 +17,7 @@ _WORDINGS = (
 def coins(seed: int) -> Family:
     """Up to three changes of a number from 1 to 9, which stays from 0 to 18; the thought follows them one by one.
 
-    The reasoning model writes both tags itself, each several tokens of text, and turns are marked by words. Qwen2.
+    The reasoning model writes both tags itself, each several tokens of text, and turns are marked by words. Llama.
     """
     generator = random.Random(f"vecsurgery demo coins {seed}")
     easy = tuple(_problem(each, generator) for each in _possible(1))
@@ -29,7 +29,7 @@ def coins(seed: int) -> Family:
         _step(before, change) for before in range(_MOST + 1) for change in _CHANGES if 0 <= before + change <= _MOST
     ]
     answers = tuple(str(number) for number in range(_MOST + 1))
-    return Family("coins", problems, tuple(statements), answers, ("User: ", "\nAssistant:\n"), False, (), "qwen2")
+    return Family("coins", problems, tuple(statements), answers, ("User: ", "\nAssistant:\n"), False, (), "llama")
 
 
 def _possible(changes: int) -> list[tuple[int, ...]]:
