@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reasoning.coins import coins
 from benchmarks.reasoning.kin import kin
 from vecsurgery.calibration import read_rows
 from vecsurgery.demo.reasoning.family import Family, instructed_rows, plain_rows, spanned_rows, write_rows
@@ -13,7 +14,7 @@ from vecsurgery.demo.reasoning.formats import FORMATS, Format
 from vecsurgery.demo.reasoning.sums import sums
 from vecsurgery.evaluation import row_checks
 
-FAMILIES = {"sums": sums, "kin": kin}
+FAMILIES = {"sums": sums, "kin": kin, "coins": coins}
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
