@@ -15,6 +15,7 @@ from torch import Tensor
 from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
 from vecsurgery.delta import Delta, DeltaSource, Dense, Edit, Factored
 from vecsurgery.editing.multipliers import multiplied, rows_of, with_rows
+from vecsurgery.editing.seeds import with_own_seeds
 from vecsurgery.editing.touches import Touch, geometry_names, touches
 from vecsurgery.errors import InputError
 from vecsurgery.fits import Multiplier
@@ -196,8 +197,9 @@ class Edited:
         facts = []
         for group in [names] if projector.joint else [[name] for name in names]:
             before = {name: rows_of(live[name], touch.rows) for name in group}
+            options = with_own_seeds(touch.step, group, info.parameter)
             try:
-                edit: Edit = projector.function(before, geometry, options=touch.step.options)
+                edit: Edit = projector.function(before, geometry, options=options)
             except InputError as error:
                 raise InputError(f"step {touch.step.id!r}, tensor {info.name!r}: {error}") from error
             for name in group:

@@ -1,4 +1,4 @@
-"""What both projectors do around their filter: take the one delta, apply factors, state the figures of the matrix."""
+"""What projectors do around their own work: take the one delta, apply factors, state the figures of the matrix."""
 
 import math
 from collections.abc import Mapping
@@ -38,14 +38,27 @@ class Probe:
         return self.raw.filtered(directions, factors, tail)
 
 
-def probe(deltas: "Mapping[str, Delta]", subspace: "Subspace") -> tuple[str, Probe]:
-    """The name of the one delta and its products with the geometry.
-
-    Raises ValueError for more than one delta: these projectors are not joint.
-    """
+def the_one(deltas: "Mapping[str, Delta]") -> tuple[str, "Delta"]:
+    """The name of the one delta, and the delta. Raises ValueError for more than one: the projector is not joint."""
     if len(deltas) != 1:
         raise ValueError(f"this projector takes one delta at a time, it was given {len(deltas)}: {sorted(deltas)}")
     ((name, raw),) = deltas.items()
+    return name, raw
+
+
+def norm_facts(raw: "Delta", edited: "Delta", squared_norm: float | None = None) -> dict[str, float]:
+    """norm ‖D‖_F, norm_ratio ‖D′‖/‖D‖ (1 for a zero delta), energy_removed 1 − norm_ratio². `squared_norm`: ‖D‖²."""
+    squared = raw.squared_norm() if squared_norm is None else squared_norm
+    ratio = math.sqrt(edited.squared_norm() / squared) if squared > 0.0 and edited is not raw else 1.0
+    return {"norm": math.sqrt(squared), "norm_ratio": ratio, "energy_removed": 1.0 - ratio**2}
+
+
+def probe(deltas: "Mapping[str, Delta]", subspace: "Subspace") -> tuple[str, Probe]:
+    """The name of the one delta and its products with the geometry.
+
+    Raises ValueError for more than one delta, and for one of another width than its geometry.
+    """
+    name, raw = the_one(deltas)
     if raw.shape[-1] != subspace.width:
         raise ValueError(f"the delta {name!r} is {raw.shape}, its geometry is {subspace.width} wide")
     return name, Probe(raw, subspace, raw.times(subspace.directions), raw.squared_norm())
@@ -59,21 +72,17 @@ def common_facts(before: Probe, edited: "Delta", bias: "Bias", rab_after: float,
 
 
 def figures(before: Probe, edited: "Delta", rab: float, rab_after: float, rank: int, inside: float) -> dict[str, float]:
-    """The figures that every projector states, by the names that reports use.
+    """The figures that every projector with a geometry states, by the names that reports use.
 
     norm: ‖D‖_F. norm_ratio: ‖D′‖/‖D‖ (1 for a zero delta). energy_removed: 1 − norm_ratio². rab, rab_after: retention
     activation bias before, and as intended after the edit. rank: r, the number of leading directions that were edited.
     energy: share of the geometry's energy in the r directions. leak: ‖D′ V_r‖/‖D′‖, from `inside` = ‖D′ V_r‖².
     """
-    ratio = 1.0
-    if before.squared_norm > 0.0 and edited is not before.raw:
-        ratio = math.sqrt(edited.squared_norm() / before.squared_norm)
+    norms = norm_facts(before.raw, edited, before.squared_norm)
     total = before.subspace.total
-    norm = math.sqrt(before.squared_norm) * ratio
+    norm = norms["norm"] * norms["norm_ratio"]
     return {
-        "norm": math.sqrt(before.squared_norm),
-        "norm_ratio": ratio,
-        "energy_removed": 1.0 - ratio**2,
+        **norms,
         "rab": rab,
         "rab_after": rab_after,
         "rank": float(rank),

@@ -71,9 +71,10 @@ class StepRecord(TypedDict):
     """What one step did to one delta of one matrix.
 
     Facts with a common meaning: `norm` ‖D‖ before the step; `norm_ratio` ‖D′‖/‖D‖; `rab` and `rab_after` retention
-    activation bias before and as intended after; `rank` directions used; `energy` their share of the geometry's
-    energy; `energy_removed` 1 − norm_ratio²; `strength` λ; `floor` share of the bias that is out of reach;
-    `rtol_leak` share of the bias left; `factor` the number of a scale. Others are shown under their own names.
+    activation bias before and as intended after; `rank` directions used, or singular values kept; `energy` the
+    directions' share of the geometry's energy; `energy_removed` 1 − norm_ratio²; `strength` λ; `floor` share of the
+    bias that is out of reach; `rtol_leak` share of the bias left; `kept` share of the entries that stay; `factor` the
+    number of a scale. Others are shown under their own names.
     """
 
     step: str

@@ -1,0 +1,90 @@
+"""low_rank: keep the leading singular values of a delta."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vecsurgery import delta
+
+from ._facts import norm_facts, the_one
+from ._registry import Projector
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vecsurgery.delta import Delta, Edit
+    from vecsurgery.linalg import Subspace
+
+
+class LowRank(BaseModel):
+    """Options of `project: low_rank`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+
+    rank: int | None = Field(default=None, ge=1, description="Most singular values that are kept; give this or energy.")
+    energy: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="Share of ‖D‖² that is kept, by the fewest singular values that hold it; give this or rank.",
+    )
+    others: Literal["source", "drop"] = Field(
+        default="source",
+        description="What becomes of the delta's tensors that are no block matrix: kept as they are (source) or left "
+        "out (drop).",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_rank_and_energy(self) -> Self:
+        if (self.rank is None) == (self.energy is None):
+            came = "neither" if self.rank is None else "both"
+            raise ValueError(f"give one of rank and energy; got {came}")
+        return self
+
+
+def low_rank(
+    deltas: "Mapping[str, Delta]",
+    geometry: "Mapping[str, Subspace]",  # noqa: ARG001
+    *,
+    options: LowRank,
+) -> "Edit":
+    """min_E ‖E − D‖_F subject to rank(E) ≤ r: D′ = U_r S_r V_rᵀ, the first r terms of the singular value decomposition.
+
+    deltas: one delta (out, in). The result is factored, U_r S_r^½ by S_r^½ V_rᵀ; of a factored delta it is computed
+    from the factors, never from their product. A delta that has no more than r singular values comes back as it is.
+    Facts: those of every projector without a geometry, and `rank`, r.
+    Source: Eckart and Young, "The approximation of one matrix by another of lower rank" (1936).
+    """
+    name, raw = the_one(deltas)
+    most = min(*raw.shape, *((raw.right.shape[0],) if isinstance(raw, delta.Factored) else ()))
+    squared = raw.squared_norm()
+    if squared == 0.0 or options.energy == 1.0 or (options.rank is not None and options.rank >= most):
+        return delta.Edit({name: raw}, {**norm_facts(raw, raw, squared), "rank": float(most)})
+    left, values, right = _decomposed(raw)
+    rank = options.rank if options.rank is not None else _holding(values, options.energy or 1.0)
+    roots, dtype = values[:rank].sqrt(), (raw.values if isinstance(raw, delta.Dense) else raw.left).dtype
+    edited = delta.Factored((left[:, :rank] * roots).to(dtype), (roots[:, None] * right[:rank]).to(dtype))
+    return delta.Edit({name: edited}, {**norm_facts(raw, edited, squared), "rank": float(rank)})
+
+
+def _decomposed(raw: "Delta") -> "tuple[Tensor, Tensor, Tensor]":
+    """U (out, k), σ descending (k), Vᵀ (k, in) in float64; of factors by QR of both and the small matrix between."""
+    import torch
+
+    if isinstance(raw, delta.Dense):
+        left, values, right = torch.linalg.svd(raw.values.double(), full_matrices=False)
+        return left, values, right
+    first, upper = torch.linalg.qr(raw.left.double())
+    second, lower = torch.linalg.qr(raw.right.double().T)
+    left, values, right = torch.linalg.svd(upper @ lower.T, full_matrices=False)
+    return first @ left, values, right @ second.T
+
+
+def _holding(values: "Tensor", energy: float) -> int:
+    """The fewest leading singular values whose squares sum to this share of all."""
+    squares = values.square().cumsum(0)
+    return min(int((squares < energy * squares[-1]).sum()) + 1, len(values))
+
+
+PROJECTOR = Projector(name="low_rank", options=LowRank, function=low_rank)
