@@ -2,6 +2,10 @@ from .anchored import Anchored as Anchored
 from .eigen import moment_subspace as moment_subspace
 from .eigen import rows_subspace as rows_subspace
 from .filters import spectral_filter as spectral_filter
+from .leading import Singular as Singular
+from .leading import factored_svd as factored_svd
+from .leading import leading_svd as leading_svd
+from .leading import search_space as search_space
 from .moments import ROWS_LIMIT as ROWS_LIMIT
 from .moments import Moment as Moment
 from .moments import Rows as Rows

@@ -40,8 +40,8 @@ def rows_subspace(rows: Float[Tensor, "count inputs"], max_directions: int) -> S
         return empty_subspace(width)
     matrix = rows.double()
     if count > width:
-        return _exact_subspace(_gram(matrix.T), count, max_directions)
-    gram = _gram(matrix)
+        return _exact_subspace(lower_gram(matrix.T), count, max_directions)
+    gram = lower_gram(matrix)
     trace = _finite(float(gram.trace()))
     squares, vectors = torch.linalg.eigh(gram)
     squares, vectors = squares.flip(0), vectors.flip(1)
@@ -50,7 +50,7 @@ def rows_subspace(rows: Float[Tensor, "count inputs"], max_directions: int) -> S
     # one direction a row until the end: every pass below then runs along memory
     directions = (vectors[:, :kept] / squares.sqrt()).T @ matrix
     benign = 0 if rows.dtype == torch.float64 else int((squares >= _BENIGN * squares[:1]).sum())
-    _orthonormalise_from(directions, benign)
+    orthonormalise_from(directions, benign)
     rest = _rest(trace, squares, truncated=kept < rank)
     return Subspace(_with_fixed_signs(directions).T, squares / count, rest=rest / count, count=count)
 
@@ -142,7 +142,7 @@ def _single_in_place(matrix: Float[Tensor, "inputs inputs"]) -> Float[Tensor, "i
     return single
 
 
-def _gram(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows rows"]:
+def lower_gram(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows rows"]:
     """M Mᵀ; of what lies above the diagonal only a part is filled, `eigh` reads the lower triangle alone."""
     rows = matrix.shape[0]
     gram = matrix.new_zeros(rows, rows)
@@ -172,7 +172,7 @@ def _rest(trace: float, kept: Float[Tensor, " k"], *, truncated: bool) -> float:
     return max(0.0, trace - float(kept.sum())) if truncated else 0.0
 
 
-def _orthonormalise_from(vectors: Float[Tensor, "k inputs"], first: int) -> None:
+def orthonormalise_from(vectors: Float[Tensor, "k inputs"], first: int) -> None:
     """Make the rows from `first` on orthonormal, also to the rows before, which are so already; in place."""
     if first == len(vectors):
         return
