@@ -65,8 +65,9 @@ def leading_svd(matrix: Float[Tensor, "rows columns"], wanted: int) -> Singular:
     Source: Halko, Martinsson and Tropp, arXiv 0909.4061; the basis between two products is only well conditioned, by a
     shifted Cholesky factor (Fukaya et al., arXiv 1809.11085), and orthonormal at the end.
     """
-    wanted = min(wanted, *matrix.shape)
-    space = search_space(*matrix.shape, wanted)
+    rows, columns = matrix.shape
+    wanted = min(wanted, rows, columns)
+    space = search_space(rows, columns, wanted)
     if space:
         found = _range_finder(matrix, wanted, space)
         if found is not None:
@@ -142,7 +143,8 @@ def _well_conditioned(block: Float[Tensor, "rows k"]) -> Float[Tensor, "rows k"]
     factor, failed = torch.linalg.cholesky_ex(overlap)
     if int(failed):  # a block of zeros
         return block
-    return torch.linalg.solve_triangular(factor, block.T, upper=False).T
+    solved: Tensor = torch.linalg.solve_triangular(factor, block.T, upper=False)
+    return solved.T
 
 
 def _orthonormal(block: Float[Tensor, "rows k"]) -> Float[Tensor, "rows k"]:
@@ -153,4 +155,5 @@ def _orthonormal(block: Float[Tensor, "rows k"]) -> Float[Tensor, "rows k"]:
     if int(failed) or float(scales.min()) < 1e-6 * float(scales.max()):
         basis: Tensor = torch.linalg.qr(columns)[0]
         return basis
-    return torch.linalg.solve_triangular(factor, columns.T, upper=False).T
+    solved: Tensor = torch.linalg.solve_triangular(factor, columns.T, upper=False)
+    return solved.T
