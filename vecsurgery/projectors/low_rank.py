@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vecsurgery import delta
+from vecsurgery import delta, linalg
 
 from ._facts import norm_facts, the_one
 from ._registry import Projector
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vecsurgery.delta import Delta, Edit
-    from vecsurgery.linalg import Subspace
+    from vecsurgery.linalg import Singular, Subspace
 
 
 class LowRank(BaseModel):
@@ -53,6 +53,7 @@ def low_rank(
 
     deltas: one delta (out, in). The result is factored, U_r S_r^½ by S_r^½ V_rᵀ; of a factored delta it is computed
     from the factors, never from their product. A delta that has no more than r singular values comes back as it is.
+    A small rank of a large matrix is found by `linalg.leading_svd`, which may miss 1 % of the energy of these r terms.
     Facts: those of every projector without a geometry, and `rank`, r.
     Source: Eckart and Young, "The approximation of one matrix by another of lower rank" (1936).
     """
@@ -61,30 +62,25 @@ def low_rank(
     squared = raw.squared_norm()
     if squared == 0.0 or options.energy == 1.0 or (options.rank is not None and options.rank >= most):
         return delta.Edit({name: raw}, {**norm_facts(raw, raw, squared), "rank": float(most)})
-    left, values, right = _decomposed(raw)
-    rank = options.rank if options.rank is not None else _holding(values, options.energy or 1.0)
-    roots, dtype = values[:rank].sqrt(), (raw.values if isinstance(raw, delta.Dense) else raw.left).dtype
-    edited = delta.Factored((left[:, :rank] * roots).to(dtype), (roots[:, None] * right[:rank]).to(dtype))
+    found = _leading(raw, most if options.rank is None else options.rank)
+    rank = found.rank if options.rank is not None else _holding(found.values, squared, options.energy or 1.0)
+    roots, dtype = found.values[:rank].sqrt(), found.left.dtype
+    left, right = found.left[:, :rank] * roots, roots[:, None] * found.right[:, :rank].T
+    edited = delta.Factored(left.to(dtype), right.to(dtype))
     return delta.Edit({name: edited}, {**norm_facts(raw, edited, squared), "rank": float(rank)})
 
 
-def _decomposed(raw: "Delta") -> "tuple[Tensor, Tensor, Tensor]":
-    """U (out, k), σ descending (k), Vᵀ (k, in) in float64; of factors by QR of both and the small matrix between."""
-    import torch
-
-    if isinstance(raw, delta.Dense):
-        left, values, right = torch.linalg.svd(raw.values.double(), full_matrices=False)
-        return left, values, right
-    first, upper = torch.linalg.qr(raw.left.double())
-    second, lower = torch.linalg.qr(raw.right.double().T)
-    left, values, right = torch.linalg.svd(upper @ lower.T, full_matrices=False)
-    return first @ left, values, right @ second.T
+def _leading(raw: "Delta", wanted: int) -> "Singular":
+    """The leading singular triplets; of factors from the factors alone."""
+    if isinstance(raw, delta.Factored):
+        return linalg.factored_svd(raw.left, raw.right, wanted)
+    return linalg.leading_svd(raw.dense(), wanted)
 
 
-def _holding(values: "Tensor", energy: float) -> int:
-    """The fewest leading singular values whose squares sum to this share of all."""
+def _holding(values: "Tensor", squared: float, energy: float) -> int:
+    """The fewest leading singular values whose squares sum to this share of ‖D‖²."""
     squares = values.square().cumsum(0)
-    return min(int((squares < energy * squares[-1]).sum()) + 1, len(values))
+    return min(int((squares < energy * squared).sum()) + 1, len(values))
 
 
 PROJECTOR = Projector(name="low_rank", options=LowRank, function=low_rank)
