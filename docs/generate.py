@@ -167,7 +167,7 @@ def _annotation(annotation: Any) -> str:
         each = _annotation(arguments[0])
         return "list of maps" if each == "map" else f"list of {each}"
     if hasattr(annotation, "__metadata__"):
-        return _parsed(annotation.__metadata__) or _annotation(origin)
+        return _parsed(annotation.__metadata__) or _annotation(arguments[0])
     if annotation is Any or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "map"
     return _PLAIN[annotation]

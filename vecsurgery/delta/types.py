@@ -3,7 +3,7 @@
 Matrices are seen as (out, in) whatever the orientation on disk. Values are float32 or float64.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vecsurgery import linalg
 
+_ROWS = 512
+"""Rows that are multiplied at a time, so that no third matrix is held."""
 _SQUARES = (1e-24, 1e30)
 """Sums of squares between these have no term that matters outside of float32's range."""
 
@@ -20,6 +22,8 @@ class Dense:
     """D itself; (out, in) for a matrix, the stored shape for any other tensor."""
 
     values: Float[Tensor, "..."]
+    noise: float = 0.0
+    """Standard deviation of what rounding to the storage type added to an entry; 0 where it is not known."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -33,10 +37,10 @@ class Dense:
         self, directions: Float[Tensor, "inputs rank"], factors: Float[Tensor, " rank"], tail: float = 1.0
     ) -> "Dense":
         """D P with P = V diag(f) Vᵀ + tail·(I − V Vᵀ): every direction of the input scaled by its own factor."""
-        return Dense(linalg.spectral_filter(self.values, directions, factors, tail=tail))
+        return Dense(linalg.spectral_filter(self.values, directions, factors, tail=tail), self.noise)
 
     def scaled(self, factor: float) -> "Dense":
-        return self if factor == 1.0 else Dense(self.values * factor)
+        return self if factor == 1.0 else Dense(self.values * factor, self.noise * abs(factor))
 
     def scaled_each(self, rows: Float[Tensor, " outputs"] | None, columns: Float[Tensor, " inputs"] | None) -> "Dense":
         """diag(rows) D diag(columns); None stands for ones."""
@@ -57,7 +61,7 @@ class Dense:
 
     def select_rows(self, rows: Tensor) -> "Dense":
         """The delta of these output rows alone (indices)."""
-        return Dense(self.values[rows])
+        return Dense(self.values[rows], self.noise)
 
     def dense(self) -> Float[Tensor, "..."]:
         return self.values
@@ -111,6 +115,19 @@ class Factored:
 Delta = Dense | Factored
 
 
+def inner(first: Delta, second: Delta) -> float:
+    """⟨D, E⟩ = tr(DᵀE) of two deltas of one matrix, summed in float64; factored ones are never formed."""
+    if isinstance(first, Factored) and isinstance(second, Factored):
+        outputs = first.left.double().T @ second.left.double()
+        return float((outputs * (first.right.double() @ second.right.double().T)).sum())
+    if isinstance(first, Factored) or isinstance(second, Factored):
+        factored, other = (first, second) if isinstance(first, Factored) else (second, first)
+        assert isinstance(factored, Factored)
+        return float((other.times(factored.right.T) * factored.left).sum(dtype=torch.float64))
+    pieces = (slice(start, start + _ROWS) for start in range(0, first.shape[0], _ROWS))
+    return sum(float((first.values[rows] * second.values[rows]).sum(dtype=torch.float64)) for rows in pieces)
+
+
 @dataclass(frozen=True)
 class Edit:
     """What a projector gives back for one matrix."""
@@ -120,3 +137,5 @@ class Edit:
     facts: dict[str, float]
     """Figures of this matrix for the report (λ, rank, RAB …), by name."""
     warnings: tuple[str, ...] = ()
+    own: "dict[str, dict[str, float]]" = field(default_factory=dict)
+    """Figures of single deltas, by delta name, from projectors that take several."""

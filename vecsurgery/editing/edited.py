@@ -15,6 +15,7 @@ from torch import Tensor
 from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
 from vecsurgery.delta import Delta, DeltaSource, Dense, Edit, Factored
 from vecsurgery.editing.multipliers import multiplied, rows_of, with_rows
+from vecsurgery.editing.rounding import stored_types, with_noise
 from vecsurgery.editing.seeds import with_own_seeds
 from vecsurgery.editing.touches import Touch, geometry_names, touches
 from vecsurgery.errors import InputError
@@ -163,7 +164,17 @@ class Edited:
         # W + (T − W) is T only in float64; products with a geometry stay in float32, as the model computes.
         precise = all(touch.effect != "edit" for touch in self.touches[info.name])
         found = {name: source.read(info.parameter, rows, precise=precise) for name, source in self.deltas.items()}
-        return {name: delta for name, delta in found.items() if delta is not None}
+        loaded = {name: delta for name, delta in found.items() if delta is not None}
+        if info.matrix is None or not any(self._needs_noise(touch) for touch in self.touches[info.name]):
+            return loaded
+        weight = self.into.read(info.name, rows)
+        return {
+            name: with_noise(delta, weight, stored_types(self.deltas[name], info.parameter))
+            for name, delta in loaded.items()
+        }
+
+    def _needs_noise(self, touch: Touch) -> bool:
+        return touch.effect == "edit" and self.projectors[touch.step.method].needs_noise
 
     def _steps(self, info: TensorInfo, loaded: Mapping[str, Delta]) -> tuple[dict[str, Delta], list[StepFacts]]:
         live = dict(loaded)
@@ -204,11 +215,11 @@ class Edited:
                 raise InputError(f"step {touch.step.id!r}, tensor {info.name!r}: {error}") from error
             for name in group:
                 live[name] = with_rows(live[name], touch.rows, edit.deltas[name])
-                facts.append(
-                    StepFacts(
-                        touch.step.id, touch.step.method, name, named[0] if named else None, edit.facts, edit.warnings
-                    )
-                )
+                found = edit.facts | edit.own.get(name, {})
+                # a joint projector warns of the matrix, not of each of its deltas
+                warnings = edit.warnings if name == group[0] else ()
+                used = named[0] if named else None
+                facts.append(StepFacts(touch.step.id, touch.step.method, name, used, found, warnings))
         return facts
 
     def _weighted(self, deltas: Mapping[str, Delta], info: TensorInfo) -> dict[str, Delta]:

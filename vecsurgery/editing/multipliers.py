@@ -78,7 +78,7 @@ def with_rows(delta: Delta, rows: Rows | None, edited: Delta) -> Delta:
         return edited
     values = delta.dense().clone()
     values[_indices(rows)] = edited.dense().to(values.dtype)
-    return Dense(values)
+    return Dense(values, delta.noise if isinstance(delta, Dense) else 0.0)
 
 
 def _indices(rows: Rows) -> Tensor:

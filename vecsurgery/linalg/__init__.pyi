@@ -13,6 +13,8 @@ from .moments import accumulator as accumulator
 from .moments import require_width as require_width
 from .polar import Polar as Polar
 from .polar import polar_factor as polar_factor
+from .stacks import Stacks as Stacks
+from .stacks import interference as interference
 from .strength import Bias as Bias
 from .strength import Filter as Filter
 from .strength import column_squares as column_squares

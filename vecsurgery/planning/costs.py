@@ -1,7 +1,7 @@
 """What a run costs: bytes and flops of each tensor, geometry and fit, from shapes and sample lengths alone."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -13,6 +13,7 @@ from vecsurgery.forward import share_a_pass
 from vecsurgery.forward.generation import HELD_BYTES
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.judged import CONTINUATIONS, CONTINUED, judged_models, smoke_samples
+from vecsurgery.projectors import Cost
 from vecsurgery.recipe.types import Step
 
 Action = Literal["edit", "scale", "add", "copy"]
@@ -30,7 +31,8 @@ class PlannedTensor:
 
     `action`: edit (a projector runs), scale (only numbers), add (its delta is added as it is), copy (bytes of `into`).
     `steps`: (step id, effect) of the steps that meet a delta here. `reads`, `writes`, `memory` in bytes, `flops`: of
-    the products with the geometry (an upper bound: 4·out·in·r to project, as much again to measure the result).
+    the products with the geometry (an upper bound: 4·out·in·r to project, as much again to measure the result), and of
+    what projectors without geometry say they need.
     """
 
     tensor: str
@@ -116,6 +118,7 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
         elif touch.effect in ("scale", "fit") and action != "edit":
             action = "scale"
     size = prod(info.shape)
+    own = _own_costs(inputs, info, present)
     return PlannedTensor(
         tensor=info.name,
         shape=info.shape,
@@ -124,9 +127,28 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
         steps=tuple(steps),
         reads=_tensor_reads(inputs, info, present),
         writes=size * item_size(output_type(info, inputs.recipe.output.dtype)),
-        memory=tensor_memory(inputs, info, len(present)),
-        flops=_tensor_flops(inputs, info, present),
+        memory=tensor_memory(inputs, info, len(present)) + max((cost.memory for cost in own), default=0),
+        flops=_tensor_flops(inputs, info, present) + sum(cost.flops for cost in own),
     )
+
+
+def _own_costs(inputs: Inputs, info: TensorInfo, present: Sequence[str]) -> list[Cost]:
+    """What the projectors of one tensor need beside products with a geometry, as they say themselves."""
+    costs = []
+    for touch in inputs.touches[info.name]:
+        if touch.effect != "edit" or info.matrix is None:
+            continue
+        projector = inputs.projectors[touch.step.method]
+        count = sum(name in present for name in touch.step.selection.deltas)
+        if projector.cost is None or not count:
+            continue
+        rows = info.shape[1] if info.matrix.transposed else info.shape[0]
+        if touch.rows is not None:
+            rows = sum(stop - start for start, stop in touch.rows)
+        shape = (rows, inputs.into.layout.sites[info.matrix.site].width)
+        alone = projector.cost(shape, count if projector.joint else 1, touch.step.options)
+        costs.append(alone if projector.joint else Cost(count * alone.flops, alone.memory))
+    return costs
 
 
 def _tensor_reads(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:

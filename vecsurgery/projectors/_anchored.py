@@ -48,7 +48,7 @@ class AnchoredDelta:
         """D F (F + λC)⁻¹; a factored delta stays one."""
         matrix = self.joint.filtered(_reading(self.raw), self.product, strength)
         if isinstance(self.raw, delta.Dense):
-            return delta.Dense(matrix)
+            return delta.Dense(matrix, self.raw.noise)
         return delta.Factored(self.raw.left, matrix)
 
     def kept(self, strength: float) -> float:

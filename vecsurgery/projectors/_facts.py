@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vecsurgery.delta import Delta
-    from vecsurgery.linalg import Bias, Filter, Subspace
+    from vecsurgery.linalg import Bias, Filter, Singular, Subspace
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Probe:
         directions = self.subspace.directions[:, :rank]
         if isinstance(self.raw, delta.Dense):
             product = self.times[:, :rank]
-            return delta.Dense(linalg.spectral_filter(self.raw.values, directions, factors, tail=tail, product=product))
+            values = linalg.spectral_filter(self.raw.values, directions, factors, tail=tail, product=product)
+            return delta.Dense(values, self.raw.noise)
         return self.raw.filtered(directions, factors, tail)
 
 
@@ -44,6 +45,13 @@ def the_one(deltas: "Mapping[str, Delta]") -> tuple[str, "Delta"]:
         raise ValueError(f"this projector takes one delta at a time, it was given {len(deltas)}: {sorted(deltas)}")
     ((name, raw),) = deltas.items()
     return name, raw
+
+
+def leading(raw: "Delta", wanted: int) -> "Singular":
+    """The leading singular triplets of a delta; of factors from the factors alone."""
+    if isinstance(raw, delta.Factored):
+        return linalg.factored_svd(raw.left, raw.right, wanted)
+    return linalg.leading_svd(raw.values, wanted)
 
 
 def norm_facts(raw: "Delta", edited: "Delta", squared_norm: float | None = None) -> dict[str, float]:

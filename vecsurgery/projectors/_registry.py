@@ -20,6 +20,21 @@ class ProjectFunction(Protocol):
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What projecting one matrix takes at most, beside reading its deltas and holding them before and after."""
+
+    flops: int
+    memory: int
+    """Bytes."""
+
+
+class CostFunction(Protocol):
+    """Tells the plan what a matrix (out, in) that so many deltas reach will cost."""
+
+    def __call__(self, shape: tuple[int, int], count: int, options: Any, /) -> Cost: ...
+
+
+@dataclass(frozen=True)
 class Projector:
     """A projector and its options.
 
@@ -41,3 +56,7 @@ class Projector:
     joint: bool = False
     unprotected_warning: bool = False
     """True where a matrix that the selection leaves out deserves a warning, because it is added unprotected."""
+    needs_noise: bool = False
+    """True where the function looks at `Dense.noise`, which is then filled in from the stored types."""
+    cost: CostFunction | None = None
+    """What the plan counts beside products with a geometry; None for nothing worth counting."""

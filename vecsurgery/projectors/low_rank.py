@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vecsurgery import delta, linalg
+from vecsurgery import delta
 
-from ._facts import norm_facts, the_one
+from ._facts import leading, norm_facts, the_one
 from ._registry import Projector
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vecsurgery.delta import Delta, Edit
-    from vecsurgery.linalg import Singular, Subspace
+    from vecsurgery.linalg import Subspace
 
 
 class LowRank(BaseModel):
@@ -62,19 +62,12 @@ def low_rank(
     squared = raw.squared_norm()
     if squared == 0.0 or options.energy == 1.0 or (options.rank is not None and options.rank >= most):
         return delta.Edit({name: raw}, {**norm_facts(raw, raw, squared), "rank": float(most)})
-    found = _leading(raw, most if options.rank is None else options.rank)
+    found = leading(raw, most if options.rank is None else options.rank)
     rank = found.rank if options.rank is not None else _holding(found.values, squared, options.energy or 1.0)
     roots, dtype = found.values[:rank].sqrt(), found.left.dtype
     left, right = found.left[:, :rank] * roots, roots[:, None] * found.right[:, :rank].T
     edited = delta.Factored(left.to(dtype), right.to(dtype))
     return delta.Edit({name: edited}, {**norm_facts(raw, edited, squared), "rank": float(rank)})
-
-
-def _leading(raw: "Delta", wanted: int) -> "Singular":
-    """The leading singular triplets; of factors from the factors alone."""
-    if isinstance(raw, delta.Factored):
-        return linalg.factored_svd(raw.left, raw.right, wanted)
-    return linalg.leading_svd(raw.dense(), wanted)
 
 
 def _holding(values: "Tensor", squared: float, energy: float) -> int:
