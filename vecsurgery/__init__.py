@@ -1,7 +1,7 @@
 """vecsurgery: edit the difference between two checkpoints under a constraint measured from activations.
 
 The Python calls are those of `vecsurgery.surgery` (edit, write, run, plan, check, measure, union, reproduce) and of
-`vecsurgery.studies` (evaluate, curve, compare).
+`vecsurgery.studies` (evaluate, curve, compare, inspect).
 """
 
 import lazy_loader

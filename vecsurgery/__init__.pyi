@@ -4,6 +4,7 @@ from .studies import Curve as Curve
 from .studies import compare as compare
 from .studies import curve as curve
 from .studies import evaluate as evaluate
+from .studies import inspect as inspect
 from .surgery import check as check
 from .surgery import edit as edit
 from .surgery import measure as measure

@@ -26,6 +26,7 @@ COMMANDS = (
     "curve",
     "report",
     "compare",
+    "inspect",
     "reproduce",
     "new",
     "schema",

@@ -20,6 +20,7 @@ _COMMANDS = (
     "curve",
     "report",
     "compare",
+    "inspect",
     "reproduce",
     "new",
     "schema",

@@ -13,6 +13,13 @@ from .moments import accumulator as accumulator
 from .moments import require_width as require_width
 from .polar import Polar as Polar
 from .polar import polar_factor as polar_factor
+from .spectra import Spectrum as Spectrum
+from .spectra import dense_spectrum as dense_spectrum
+from .spectra import effective_rank as effective_rank
+from .spectra import factored_spectrum as factored_spectrum
+from .spectra import interference_between as interference_between
+from .spectra import noise_floor as noise_floor
+from .spectra import principal_angles as principal_angles
 from .stacks import Stacks as Stacks
 from .stacks import interference as interference
 from .strength import Bias as Bias

@@ -4,17 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vecsurgery.errors import InputError
 from vecsurgery.report.comparison import Cell, Comparison, TensorComparison, Total, relative, total, verdict
+from vecsurgery.report.maps import heat
 from vecsurgery.report.numbers import counted, percent
 from vecsurgery.report.pictures import ON_WHITE, require_picture, save
 from vecsurgery.report.plain import figure, table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _NAMED = 8
 """Tensors that only one of the two has, by name."""
@@ -136,44 +132,19 @@ def comparison_picture(comparison: Comparison, path: Path) -> None:
     with rc_context(ON_WHITE):
         drawing = Figure(figsize=(9.0, panels * (1.1 + 0.26 * len(roles))), layout="constrained")
         axes = drawing.subplots(panels, 1, squeeze=False)
-        _heat(drawing, axes[0][0], cells, roles, cosines=False)
+        values = {key: _value(each, cosines=False) for key, each in cells.items()}
+        heat(drawing, axes[0][0], values, "‖A − B‖/‖B‖ (grey: the same)", roles=roles)
         if panels == 2:
             known = [role for role in roles if any(cells[key].cosine is not None for key in cells if key[1] == role)]
-            _heat(drawing, axes[1][0], cells, known, cosines=True)
+            values = {key: _value(each, cosines=True) for key, each in cells.items()}
+            heat(drawing, axes[1][0], values, "cosine of A − into and B − into", roles=known, span=(-1.0, 1.0))
         axes[-1][0].set_xlabel(_outside(comparison), fontsize=8)
         save(drawing, path)
 
 
-def _heat(
-    drawing: "Figure", axes: "Axes", cells: Mapping[tuple[int, str], Total], roles: list[str], *, cosines: bool
-) -> None:
-    """One map: blocks across, roles down; grey where there is nothing to show (equal tensors, no cosine)."""
-    from matplotlib import colormaps
-    from matplotlib.colors import LogNorm, Normalize
-    from matplotlib.ticker import MaxNLocator
-
-    first, last = (choose(layer for layer, _ in cells) for choose in (min, max))
-    values = [[_value(cells.get((layer, role)), cosines=cosines) for layer in range(first, last + 1)] for role in roles]
-    shown = [value for line in values for value in line if not math.isnan(value)]
-    colours = colormaps["RdBu" if cosines else "viridis"].with_extremes(bad="#e4e6e8")
-    norm = Normalize(-1.0, 1.0) if cosines else None
-    if not cosines and shown:
-        norm = LogNorm(min(shown), max(shown)) if max(shown) > min(shown) else Normalize(0.0, max(shown))
-    edges = (first - 0.5, last + 0.5, len(roles) - 0.5, -0.5)
-    image = axes.imshow(values, aspect="auto", cmap=colours, norm=norm, extent=edges, interpolation="nearest")
-    axes.set_yticks(range(len(roles)), roles, fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16, min_n_ticks=1))
-    axes.set_xlabel("block", fontsize=8)
-    axes.tick_params(length=0, labelsize=8)
-    title = "cosine of A − into and B − into" if cosines else "‖A − B‖/‖B‖ (grey: the same)"
-    axes.set_title(title, loc="left", fontsize=9)
-    if shown:
-        drawing.colorbar(image, ax=axes, pad=0.01).ax.tick_params(which="both", labelsize=7)
-
-
-def _value(each: Total | None, *, cosines: bool) -> float:
-    value = None if each is None else each.cosine if cosines else each.relative
-    return math.nan if value is None or (value == 0 and not cosines) else value
+def _value(each: Total, *, cosines: bool) -> float | None:
+    value = each.cosine if cosines else each.relative
+    return None if value == 0 and not cosines else value
 
 
 def _outside(comparison: Comparison) -> str:

@@ -1,0 +1,229 @@
+"""The figures of one tensor of every change, and of every two changes of one matrix."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from vecsurgery import linalg
+from vecsurgery.delta import Dense, Factored, reading
+from vecsurgery.report.inspection import Change, Conflict, Pair, Spectrum, Within
+from vecsurgery.studies.comparing import role_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vecsurgery.checkpoint.types import TensorInfo
+    from vecsurgery.delta import Delta
+    from vecsurgery.linalg import Singular, Subspace
+    from vecsurgery.studies.subjects import Subject
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How a matrix is looked at."""
+
+    top: int
+    """Singular values and directions."""
+    energy: float
+    """Share of a geometry's energy in the directions that count."""
+    exact: bool
+    """Whether large matrices are decomposed whole."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One change of one matrix, with what is needed to set it against others."""
+
+    change: Change
+    delta: Delta | None
+    singular: Singular | None
+    """The leading directions above the noise floor; None where there is none."""
+
+
+@dataclass
+class _Entries:
+    """What is added up over pieces of rows."""
+
+    squared: float = 0.0
+    base: float = 0.0
+    changed: int = 0
+    factored: bool = False
+
+
+def plain_change(subject: Subject, info: TensorInfo) -> Change:
+    """The norms of a tensor that is no matrix of a block (embedding, norm, bias, fused experts), read in pieces."""
+    shape = reading.seen_shape(info)
+    sums = _Entries()
+    for rows in reading.row_chunks(shape, 4):
+        delta = subject.read(info, rows)
+        weight = subject.weight(info, rows) if subject.source is not None else None
+        _add(sums, delta, weight, subject.dtype(info))
+    return _change(subject, info, sums)
+
+
+def matrix_change(subject: Subject, info: TensorInfo, geometry: Mapping[str, Subspace], looking: Looking) -> Seen:
+    """A matrix of a block: norms, spectrum, and what lies in each geometry's directions."""
+    delta = subject.read(info)
+    # The base was read with the change, and is handed out again.
+    weight = subject.weight(info) if subject.source is not None else None
+    sums = _Entries()
+    _add(sums, delta, weight, subject.dtype(info))
+    if delta is None:
+        return Seen(_change(subject, info, sums), None, None)
+    squared_weight = sums.base if weight is not None else sums.squared
+    decomposed = _decomposed(delta, looking)
+    spectrum = _spectrum(decomposed, delta, squared_weight, subject.dtype(info), looking.top)
+    singular = decomposed.leading.above(spectrum.floor)
+    within = {name: _within(delta, weight, subspace, looking.energy) for name, subspace in geometry.items()}
+    change = _change(subject, info, sums, spectrum, within)
+    return Seen(change, delta, singular if singular.rank else None)
+
+
+def pairs(seen: Sequence[Seen]) -> list[Pair]:
+    """Every two changes of one matrix set against each other."""
+    live = [each for each in seen if each.delta is not None]
+    return [_pair(first, second) for first, second in itertools.combinations(live, 2)]
+
+
+def conflict(seen: Sequence[Seen]) -> Conflict | None:
+    """The interference of all changes of one matrix; None where fewer than two have a direction."""
+    parts = [each.singular for each in seen if each.singular is not None]
+    if len(parts) < 2:
+        return None
+    change = seen[0].change
+    return Conflict(change.tensor, change.role, change.layer, linalg.interference_between(parts))
+
+
+def inner(first: Delta, second: Delta) -> float:
+    """⟨D_a, D_b⟩ = Σ of the products of their entries; a factored delta is not formed: ⟨B A, D⟩ = ⟨B, D Aᵀ⟩."""
+    if isinstance(second, Factored):
+        first, second = second, first
+    if isinstance(first, Factored):
+        left, right = first.left, second.times(first.right.T)
+        return float((left.double() * right.double()).sum())
+    left, right = first.dense(), second.dense()
+    wide = torch.promote_types(left.dtype, right.dtype)
+    return float((left.to(wide) * right.to(wide)).sum(dim=-1, dtype=torch.float64).sum())
+
+
+def _add(sums: _Entries, delta: Delta | None, weight: Tensor | None, dtype: str) -> None:
+    if weight is not None:
+        sums.base += Dense(weight.to(reading.wide_type(weight.dtype))).squared_norm()
+    if delta is None:
+        return
+    sums.squared += delta.squared_norm()
+    if isinstance(delta, Dense):
+        sums.changed += int(torch.count_nonzero(delta.values))
+    elif weight is not None:
+        sums.factored = True
+        sums.changed += _rounded_changes(delta, weight, getattr(torch, dtype))
+
+
+def _rounded_changes(delta: Factored, weight: Tensor, dtype: torch.dtype) -> int:
+    """Entries of the stored weight that adding B A changes, formed a piece of rows at a time."""
+    count = 0
+    for rows in reading.row_chunks(delta.shape, delta.left.element_size()):
+        piece = weight if rows is None else weight[rows]
+        wide = piece.to(delta.left.dtype)
+        added = wide + (delta.left if rows is None else delta.left[rows]) @ delta.right
+        count += int(torch.count_nonzero(added.to(dtype) != wide.to(dtype)))
+    return count
+
+
+def _change(
+    subject: Subject,
+    info: TensorInfo,
+    sums: _Entries,
+    spectrum: Spectrum | None = None,
+    within: Mapping[str, Within] | None = None,
+) -> Change:
+    changing = subject.source is not None
+    return Change(
+        delta=subject.name,
+        tensor=info.name,
+        role=role_of(info),
+        layer=info.layer,
+        shape=reading.seen_shape(info),
+        dtype=subject.dtype(info),
+        factored=sums.factored,
+        squared_norm=sums.squared,
+        squared_base=sums.base if changing else None,
+        changed=sums.changed if changing else None,
+        spectrum=spectrum,
+        within=within or {},
+    )
+
+
+def _decomposed(delta: Delta, looking: Looking) -> linalg.Spectrum:
+    if isinstance(delta, Factored):
+        return linalg.factored_spectrum(delta.left, delta.right, looking.top)
+    return linalg.dense_spectrum(delta.values, looking.top, whole=looking.exact)
+
+
+def _spectrum(found: linalg.Spectrum, delta: Delta, squared_weight: float, dtype: str, top: int) -> Spectrum:
+    shape = (delta.shape[0], delta.shape[1])
+    rms = math.sqrt(squared_weight / math.prod(shape))
+    floor = linalg.noise_floor(shape, rms, getattr(torch, dtype))
+    rank = int((found.values > floor).sum())
+    return Spectrum(
+        values=tuple(found.values[:top].tolist()),
+        full=min(shape),
+        effective_rank=linalg.effective_rank(found.values) if found.complete else None,
+        rank=rank,
+        rank_known=found.complete or rank < len(found.values),
+        floor=floor,
+        energy_above=float(found.values[:rank].square().sum()),
+    )
+
+
+def _within(delta: Delta, weight: Tensor | None, subspace: Subspace, energy: float) -> Within:
+    times = delta.times(subspace.directions)
+    squared = delta.squared_norm()
+    directions = linalg.Filter.of(subspace, energy).rank
+    inside = float(linalg.column_squares(times[:, :directions]).sum())
+    weight_bias = None
+    if weight is not None:
+        wide = Dense(weight.to(reading.wide_type(weight.dtype)))
+        products = wide.times(subspace.directions)
+        weight_bias = linalg.retention_bias(products, subspace.energies, wide.squared_norm(), subspace.tail)
+    return Within(
+        share=min(1.0, inside / squared),
+        directions=directions,
+        width=subspace.width,
+        bias=linalg.retention_bias(times, subspace.energies, squared, subspace.tail),
+        weight_bias=weight_bias,
+    )
+
+
+def _pair(first: Seen, second: Seen) -> Pair:
+    assert first.delta is not None  # `pairs` left the others out
+    assert second.delta is not None
+    change, one, other = first.change, first.singular, second.singular
+    told = Pair(
+        (first.change.delta, second.change.delta),
+        change.tensor,
+        change.role,
+        change.layer,
+        inner(first.delta, second.delta),
+        (first.change.squared_norm, second.change.squared_norm),
+    )
+    if one is None or other is None:
+        return told
+    larger = max(len(one.values), len(other.values))
+    return Pair(
+        told.names,
+        told.tensor,
+        told.role,
+        told.layer,
+        told.product,
+        told.squared,
+        tuple(linalg.principal_angles(one.left, other.left).tolist()),
+        tuple(linalg.principal_angles(one.right, other.right).tolist()),
+        (larger / change.shape[0], larger / change.shape[1]),
+    )
