@@ -10,7 +10,7 @@ import vecsurgery
 PACKAGE = Path(vecsurgery.__file__).parent
 ORDER = [
     "linalg", "recipe", "checkpoint", "delta", "calibration", "forward", "geometry", "projectors", "fits",
-    "methods", "evaluation", "report", "editing", "planning", "surgery", "studies", "demo", "cli",
+    "methods", "evaluation", "report", "editing", "planning", "surgery", "studies", "plugin", "demo", "cli",
 ]  # fmt: skip
 """Rooms from the lowest to the highest; `methods` is a module of its own between them."""
 FOUNDATION = {"errors", "progress"}

@@ -23,7 +23,7 @@ from vecsurgery.recipe.types import DeltaSpec, Step
 
 _ROWS = 4096
 """Rows of a tensor that are checked for NaN at a time."""
-_BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
+BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
 """Endings of tables that old files carry along and every loader recomputes."""
 _MATRICES = ("proj.weight", "c_attn.weight", "c_fc.weight", "c_proj.weight", "query_key_value.weight", "dense.weight")
 """Endings of block matrices: never dropped, whatever `others` says."""
@@ -171,7 +171,7 @@ def _unmatched(source: DeltaSource, dropped: bool) -> list[str]:
     """Changes that `into` has no place for: refused, unless the recipe drops such tensors or they are only buffers."""
     if not isinstance(source, Difference):
         return []
-    lost = {tensor: why for tensor, why in source.unmatched().items() if not tensor.endswith(_BUFFERS)}
+    lost = {tensor: why for tensor, why in source.unmatched().items() if not tensor.endswith(BUFFERS)}
     refused = {tensor: why for tensor, why in lost.items() if not dropped or tensor.endswith(_MATRICES)}
     if refused:
         tensor, why = next(iter(refused.items()))

@@ -1,0 +1,46 @@
+"""vecsurgery-mergekit: mergekit-yaml with our projectors among its merge methods."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vecsurgery.cli import _errors
+
+NAME = "vecsurgery-mergekit"
+_HELP = """Merge models as mergekit-yaml does, with the projectors of vecsurgery as further merge methods.
+
+They are called vecsurgery_NAME, as in `merge_method: vecsurgery_null_space`; their parameters are the projector's
+options, and a geometry is the path of a geometry file. Everything else is mergekit's.
+"""
+
+
+def command() -> click.Command:
+    """mergekit's own command, prepared for our methods; importing it takes seconds."""
+    from mergekit.scripts import run_yaml
+
+    made: click.Command = copy.copy(run_yaml.main)
+    made.name, made.help, made.callback = NAME, _HELP, _merge
+    return made
+
+
+def _merge(**given: Any) -> None:
+    from mergekit.scripts import run_yaml
+
+    from vecsurgery import plugin
+
+    context = click.get_current_context()
+    _errors.remember_format(context, ())
+    with _errors.reported(context), plugin.prepared(Path(given["config_file"]), given, _warn):
+        run_yaml.main.callback(**given)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script."""
+    command().main(args=arguments, prog_name=NAME)

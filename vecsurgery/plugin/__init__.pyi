@@ -1,0 +1,1 @@
+from .preparing import prepared as prepared
