@@ -15,11 +15,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from nbclient import NotebookClient
+from safetensors.torch import load_file
 from support import models
 
 import vecsurgery
 from vecsurgery import methods, recipe
-from vecsurgery.cli import main
+from vecsurgery.cli import main, mergekit_yaml
 from vecsurgery.surgery import judging
 
 ROOT = Path(__file__).parent.parent
@@ -177,6 +178,24 @@ def test_the_first_use_of_the_readme_works_as_written(first_use: Path) -> None:
         if line.startswith("vecsurgery new"):
             (first_use / "sage.yaml").write_text(shown, encoding="utf-8")
     assert (first_use / "cleaned" / "report.html").is_file()
+
+
+# mergekit imports numpy.core by its old name
+@pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
+def test_the_configurations_of_mergekit_work_as_written(first_use: Path) -> None:
+    from vecsurgery.plugin import configuration
+
+    same, other = _blocks(ROOT / "docs" / "mergekit.md", "yml")
+    (first_use / "clean.yml").write_text(same, encoding="utf-8")
+    (first_use / "rain.yml").write_text(other, encoding="utf-8")
+    assert configuration.read(first_use / "rain.yml") is not None
+    vecsurgery.run("sage.yaml", "cleaned")
+    (line,) = (text for block in _blocks(ROOT / "docs" / "mergekit.md", "sh") for text in block.splitlines())
+    result = CliRunner().invoke(mergekit_yaml.command(), shlex.split(line)[1:])
+    assert result.exit_code == 0, (result.output, result.exception)
+    written, again = ({**load_file(first_use / name / "model.safetensors")} for name in ("cleaned", "again"))
+    assert set(written) == set(again)
+    assert all(torch.equal(again[name], tensor) for name, tensor in written.items())
 
 
 def test_the_readme_opens_with_demo_and_test() -> None:

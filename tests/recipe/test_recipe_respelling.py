@@ -54,14 +54,15 @@ MERGEKIT = [
     "merge_method: ties\nbase_model: org/base\nmodels: [{model: a}]\ndtype: bfloat16\n",
     "slices: [{sources: [{model: a, layer_range: [0, 2]}]}]\nmerge_method: passthrough\n",
     "base_model: org/base\nexperts: [{source_model: a}]\n",
+    "models: [{model: a}]\nbase_model: org/base\nmerge_method: vecsurgery_trim\n",
 ]
 
 
-@pytest.mark.parametrize("text", MERGEKIT, ids=["models", "slices", "experts"])
+@pytest.mark.parametrize("text", MERGEKIT, ids=["models", "slices", "experts", "ours"])
 def test_a_mergekit_configuration_is_told_as_what_it_is(problems: Problems, text: str) -> None:
     (found,) = problems(text)
     assert "this is a mergekit configuration" in found
-    assert "mergekit-yaml" in found
+    assert f"run it with {'vecsurgery-mergekit' if 'vecsurgery_' in text else 'mergekit-yaml'}." in found
     assert "unknown key" not in found
     assert ("into: org/base" in found) == ("org/base" in text)
 

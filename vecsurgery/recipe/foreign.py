@@ -15,8 +15,11 @@ def mergekit(root: Node) -> str | None:
     found = ", ".join(key for key in _KEYS if key in keys)
     base = root.child("base_model")
     into = base.value if base is not None and isinstance(base.value, str) else "BASE"
+    method = root.child("merge_method")
+    ours = method is not None and str(method.value).startswith("vecsurgery_")
     return (
-        f"this is a mergekit configuration (keys {found}), not a recipe: run it with mergekit-yaml. To edit what "
+        f"this is a mergekit configuration (keys {found}), not a recipe: run it with "
+        f"{'vecsurgery-mergekit' if ours else 'mergekit-yaml'}. To edit what "
         f"training changed before it is added, name the models in a recipe: into: {into}, deltas: {{NAME: {{tuned: "
         "MODEL}}, then steps (`vecsurgery new` lists examples to start from)"
     )
