@@ -1,0 +1,1 @@
+"""Evidence on merging: four fine-tunes of one small model, put together by every method."""

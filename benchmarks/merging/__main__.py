@@ -1,0 +1,173 @@
+"""Four fine-tunes of one model merged by every method, for each seed: what is left of the single gains.
+
+    python -m benchmarks.merging --model MODEL --data DATA --work WORK [--seeds 1,2,3]
+
+MODEL is a small base model; DATA holds tofu/, wikitext2/, gsm8k/ and rain_calibration/. WORK keeps fine-tunes and
+results; each is made once, so that an interrupted run goes on, and seeds may be run beside each other. tables.md is
+made of what is there. Settings and their reasons stand in settings.py; `--size tiny` is to see that everything runs.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vecsurgery
+from benchmarks._common import environment, table
+from benchmarks._once import once
+from benchmarks.merging.models import Judge, fine_tune
+from benchmarks.merging.settings import METHODS, REPORTED_SEEDS, Experiment, Method
+from benchmarks.merging.tables import gains, tables
+from benchmarks.merging.tasks import TASKS, Windows, windows
+from vecsurgery.calibration import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What one seed's results are made from."""
+
+    model: Path
+    folder: Path
+    experiment: Experiment
+    windows: Mapping[str, Windows]
+
+    def tuned(self, task: str) -> Path:
+        """The folder of a single fine-tune."""
+        return self.folder / "models" / task
+
+    def judge(self, part: str) -> Judge:
+        """Losses on a part of every task."""
+        return Judge(self.model, {task: getattr(each, part) for task, each in self.windows.items()})
+
+
+def carry_out(options: argparse.Namespace) -> None:
+    """Every seed: fine-tunes, then every method, each result once."""
+    experiment = tiny() if options.size == "tiny" else Experiment()
+    tokenizer = load_tokenizer(options.model)
+    for seed in options.seeds:
+        folder = options.work.resolve() / f"seed-{seed}"
+        cut = {task: windows(task, options.data, tokenizer, experiment, seed) for task in TASKS}
+        _bind(folder / "begun.json", experiment, options.model, cut)
+        made = Seed(options.model, folder, experiment, cut)
+        (folder / "models").mkdir(exist_ok=True)
+        for task in TASKS:
+            _say(f"seed {seed}: fine-tuning on {task}")
+            fine_tune(made.model, cut[task].training, experiment.training, seed, made.tuned(task))
+        once(folder / "singles.json", partial(_singles, made))
+        for method in METHODS:
+            _say(f"seed {seed}: {method.name}")
+            once(folder / f"{_file(method.name)}.json", partial(_method, made, method))
+
+
+def _singles(seed: Seed) -> dict[str, Any]:
+    """Losses of the base and of every fine-tune on every task, on both parts that judge."""
+    folders = {"base": seed.model} | {task: seed.tuned(task) for task in TASKS}
+    found: dict[str, Any] = {}
+    for part in ("choosing", "test"):
+        judge = seed.judge(part)
+        found[part] = {name: judge.losses(_state(folder)) for name, folder in folders.items()}
+    return found
+
+
+def _state(folder: Path) -> dict[str, Tensor]:
+    weights = vecsurgery.weights_of(folder)
+    return {name: weights.read(name).float() for name in weights.layout.order}
+
+
+def _method(seed: Seed, method: Method) -> dict[str, Any]:
+    """A method's line on the windows that choose, then the best point and that of weight 1 on test windows."""
+    singles = json.loads((seed.folder / "singles.json").read_text())["result"]
+    judge, path = seed.judge("choosing"), []
+    weights = seed.experiment.weights if method.factor == 1.0 else seed.experiment.mean_weights
+    for weight in weights:
+        losses = judge.losses(merged(seed, method, weight))
+        path.append({"weight": weight, "gain": gains(singles["choosing"], losses)["mean"]})
+    best = max(path, key=lambda point: point["gain"])["weight"]
+    judge = seed.judge("test")
+    return {
+        "method": method.name,
+        "path": path,
+        "best": {"weight": best, "losses": judge.losses(merged(seed, method, best))},
+        "whole": {"weight": 1.0, "losses": judge.losses(merged(seed, method, 1.0))},
+    }
+
+
+def merged(seed: Seed, method: Method, weight: float) -> dict[str, Tensor]:
+    """The state of one point of a method's line, in float32."""
+    names = TASKS if method.merged is None else (method.merged,)
+    return vecsurgery.edit(
+        into=seed.model,
+        deltas={task: seed.tuned(task) for task in TASKS},
+        steps=method.steps,
+        weights=dict.fromkeys(names, weight * method.factor),
+        dtype="float32",
+    ).state_dict()
+
+
+def _bind(path: Path, experiment: Experiment, model: Path, cut: Mapping[str, Windows]) -> None:
+    """Raises ValueError where the folder was begun with other settings, model or text."""
+    text = hashlib.sha256()
+    for each in cut.values():
+        for part in (each.training, each.choosing, each.test):
+            text.update(part.numpy().tobytes())
+    begun = {
+        "settings": json.loads(json.dumps(experiment.to_dict())),
+        "model": vecsurgery.weights_of(model).fingerprint,
+        "windows": text.hexdigest(),
+    }
+    if once(path, lambda: begun) != begun:
+        raise ValueError(f"{path.parent} was begun with other settings, model or data; give another --work")
+
+
+def tiny() -> Experiment:
+    """Settings under which everything runs in seconds and nothing means anything."""
+    whole = Experiment()
+    training = replace(whole.training, steps=3, batch=2)
+    return replace(
+        whole, training=training, window=16, texts=40, choosing=2, test=2, weights=(0.5, 1.0), mean_weights=(1.0,)
+    )
+
+
+def _file(name: str) -> str:
+    return name.replace(" ", "-").replace(",", "").replace("<", "below").lower()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "data", "work"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: tuple(int(part) for part in text.split(",")),
+        default=REPORTED_SEEDS,
+        help="default 1,2,3; 0 is the pilot's",
+    )
+    return parser.parse_args(given)
+
+
+def show(work: Path) -> None:
+    """Write the tables of what there is."""
+    found = [f"{title}\n\n{table(rows)}\n" for title, rows in tables(work).items()]
+    (work / "tables.md").write_text("\n".join([environment() + "\n", *found]), encoding="utf-8")
+    _say(f"wrote {work / 'tables.md'}")
+
+
+if __name__ == "__main__":
+    asked = parse()
+    torch.set_num_threads(1)
+    carry_out(asked)
+    show(asked.work)
