@@ -10,7 +10,7 @@ code, so it cannot say anything else than the code does.
 import ast
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -29,6 +29,7 @@ _TYPES = {
     "parse_tokens": "token rule",
     "parse_layers": "block numbers",
     "parse_number": "number, gradient or filters",
+    "parse_numbers": "number, gradient or filters, or a map of delta to these",
 }
 """Values that the language parses itself, by the function that does it."""
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true / false"}
@@ -38,6 +39,7 @@ _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 def keys() -> str:
     """One table for each map of the recipe language."""
     from vecsurgery import methods
+    from vecsurgery.merges import mergekit
     from vecsurgery.recipe import grammar
 
     parts = [
@@ -47,9 +49,13 @@ def keys() -> str:
         _table("`geometry.NAME`, beside the data keys", grammar.GeometryKeys, leave_out=grammar.DataKeys),
         _table("Every step", grammar.StepKeys),
         _table("`scale`", grammar.ScaleKeys, leave_out=grammar.StepKeys),
+        _table("`merge`, in place of those of every step", grammar.MergeKeys),
     ]
-    found = sorted(methods.builtin().values(), key=lambda each: (each.verb != "project", each.name))
+    verbs = ["project", "fit", "merge"]
+    own = [each for each in methods.builtin().values() if each not in mergekit.MERGES]
+    found = sorted(own, key=lambda each: (verbs.index(each.verb), each.name))
     parts += [_table(f"`{each.verb}: {each.name}`", each.options) for each in found]
+    parts += [_merges(mergekit.MERGES), _merge_options(mergekit.MERGES)]
     parts.append(_table("Every entry of `gates`, beside the data keys", grammar.GateKeys, leave_out=grammar.DataKeys))
     return "\n\n".join([*parts, _table("`output`", grammar.OutputKeys)])
 
@@ -127,6 +133,26 @@ def _table(title: str, model: type[BaseModel], leave_out: type[BaseModel] | None
         if name not in known
     ]
     return "\n".join([f"**{title}**", "", "| key | type | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def _merges(merges: Sequence[Any]) -> str:
+    """mergekit's methods: how many deltas they take, whether they weigh them, their options with defaults."""
+    rows = ["| `merge` | is given | deltas | `weights` | options and defaults |", "|---|---|---|---|---|"]
+    for each in merges:
+        most = "or more" if each.most is None else f"to {each.most}"
+        count = str(each.least) if each.most == each.least else f"{each.least} {most}"
+        fields = each.options.model_fields.items()
+        options = ", ".join(f"`{name}` {'(required)' if f.is_required() else _default(f)}" for name, f in fields)
+        given = "W + D" if each.of_weights else "D"
+        rows.append(f"| `{each.name}` | {given} | {count} | {'yes' if each.weighted else '–'} | {options or '–'} |")
+    return "\n".join(["**`merge: NAME`, the methods of mergekit**", "", *rows])
+
+
+def _merge_options(merges: Sequence[Any]) -> str:
+    """What the options of mergekit's methods mean."""
+    fields = [named for each in merges for named in each.options.model_fields.items()]
+    rows = sorted({f"| `{name}` | {_type(field)} | {field.description} |" for name, field in fields})
+    return "\n".join(["**Options of mergekit's methods**", "", "| key | type | meaning |", "|---|---|---|", *rows])
 
 
 def _type(field: FieldInfo) -> str:

@@ -9,12 +9,15 @@ import vecsurgery
 
 PACKAGE = Path(vecsurgery.__file__).parent
 ORDER = [
-    "linalg", "recipe", "checkpoint", "delta", "calibration", "forward", "geometry", "projectors", "fits",
+    "linalg", "recipe", "checkpoint", "delta", "calibration", "forward", "geometry", "projectors", "merges", "fits",
     "methods", "evaluation", "report", "editing", "planning", "surgery", "studies", "plugin", "demo", "cli",
 ]  # fmt: skip
 """Rooms from the lowest to the highest; `methods` is a module of its own between them."""
 FOUNDATION = {"errors", "progress"}
-ONLY = {"projectors": {"linalg", "delta"}, "fits": {"linalg", "delta"}, "linalg": set(), "recipe": set()}
+ONLY = {
+    "projectors": {"linalg", "delta"}, "merges": {"linalg", "recipe", "delta"}, "fits": {"linalg", "delta"},
+    "linalg": set(), "recipe": set(),
+}  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "recipes" not in path.parts)
 
 

@@ -70,9 +70,27 @@ def _(work: Workspace) -> None:
     work.recipe["steps"][0]["strength"] = 1.0
 
 
-@case("a verb of no release", "merge", "fit")
+@case("a verb of no release", "blend", "merge")
+def _(work: Workspace) -> None:
+    work.recipe["steps"].append({"blend": "ties", "as": "both"})
+
+
+@case("a weight of a delta that is merged away", "weights.change", "merged into 'both' by steps[1]")
 def _(work: Workspace) -> None:
     work.recipe["steps"].append({"merge": "ties", "as": "both"})
+    work.recipe["weights"] = {"change": 0.5}
+
+
+@case("numbers that a merge cannot use", "step 'della'", "density +/- epsilon")
+def _(work: Workspace) -> None:
+    work.recipe["steps"] = [{"merge": "della", "as": "both", "density": 0.9, "epsilon": 0.5}]
+    work.recipe["geometry"] = {}
+
+
+@case("weights of a merge that sum to nothing", "step 'linear'", "NaN or infinity")
+def _(work: Workspace) -> None:
+    work.recipe["steps"] = [{"merge": "linear", "as": "both", "weights": {"change": 0.0}}]
+    work.recipe["geometry"] = {}
 
 
 @case("a projector where a fit is wanted", "write project: retain_energy")

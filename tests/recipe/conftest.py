@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vecsurgery.recipe import Method, Recipe, RecipeError, load
+from vecsurgery.recipe.grammar import Number, Numbers
 
 
 class Soft(BaseModel):
@@ -38,6 +39,24 @@ class Hard(BaseModel):
     rtol: float = Field(default=0.1, gt=0, lt=1, description="Where to cut.")
 
 
+class Blend(BaseModel):
+    """Blend several into one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    density: Numbers = Field(default=1.0, description="Share that stays.")
+    balance: Number = Field(default=0.5, description="Where between.")
+    scale: float = Field(default=1.0, description="An option that is called as a verb is.")
+
+
+class Pick(BaseModel):
+    """Pick from one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    t: Number = Field(description="How much.")
+
+
 class Louder(BaseModel):
     """Multiply by what is found."""
 
@@ -52,7 +71,10 @@ class Louder(BaseModel):
 class SmallMethod:
     name: str
     options: type[BaseModel]
-    verb: Literal["project", "fit"] = "project"
+    verb: Literal["project", "fit", "merge"] = "project"
+    least: int = 1
+    most: int | None = None
+    weighted: bool = True
 
 
 @pytest.fixture
@@ -61,6 +83,8 @@ def methods() -> Mapping[str, Method]:
         "soft": SmallMethod("soft", Soft),
         "hard": SmallMethod("hard", Hard),
         "louder": SmallMethod("louder", Louder, "fit"),
+        "blend": SmallMethod("blend", Blend, "merge"),
+        "pick": SmallMethod("pick", Pick, "merge", most=1, weighted=False),
     }
 
 

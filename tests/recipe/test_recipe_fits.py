@@ -157,7 +157,7 @@ def test_a_fit_is_overridden_by_its_method_or_its_id(read: Read) -> None:
         ("fit: louder, data: forget.jsonl, like: ./gone", "steps[0].like: there is no folder"),
         ("fit: louder, data: forget.jsonl, range: [1]", "steps[0].range[1]: this key is required"),
         ("fit: louder, data: forget.jsonl, others: drop", "steps[0].others: unknown key 'others'"),
-        ("fit: louder, scale: 2", "steps[0]: a step has one of the keys project, fit, scale; got fit and scale"),
+        ("fit: louder, scale: 2", "steps[0]: a step has one of the keys project, fit, merge, scale; got fit and scale"),
     ],
 )
 def test_a_wrong_fit_is_refused_with_its_reason(problems: Problems, keys: str, says: str) -> None:

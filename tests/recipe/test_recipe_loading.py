@@ -86,16 +86,16 @@ def test_what_this_release_does_not_know_is_an_unknown_key(problems: Problems, v
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("- {merge: ties, as: x}", "steps[0].merge: unknown key 'merge'; a step has one of: project, fit, scale"),
+        ("- {blend: x}", "steps[0].blend: unknown key 'blend'; a step has one of: project, fit, merge, scale"),
         (
             "- {porject: soft, geometry: kept, keep: 0.1}",
             "steps[0].porject: unknown key 'porject'; did you mean 'project'?",
         ),
         (
             "- {project: soft, scale: 1}",
-            "steps[0]: a step has one of the keys project, fit, scale; got project and scale",
+            "steps[0]: a step has one of the keys project, fit, merge, scale; got project and scale",
         ),
-        ("- {id: x}", "steps[0]: a step needs one of the keys: project, fit, scale"),
+        ("- {id: x}", "steps[0]: a step needs one of the keys: project, fit, merge, scale"),
         ("- soft", "steps[0]: expected a map"),
         ("- {project: soft, geometry: kept}", "steps[0]: give exactly one of keep and strength"),
         ("- {project: soft, geometry: kept, keep: '0.1'}", "steps[0].keep: expected a number; got '0.1'"),

@@ -47,7 +47,7 @@ def test_every_option_carries_its_sentence_and_default(methods: Mapping[str, Met
     assert by_title["project: hard"]["rtol"]["description"] == "Where to cut."
     assert "reference" not in by_title["project: hard"]["geometry"]
     for properties in by_title.values():
-        assert all(key in ("project", "fit") or "description" in value for key, value in properties.items())
+        assert all(key in ("project", "fit", "merge") or "description" in value for key, value in properties.items())
 
 
 def test_the_schema_does_not_change_from_call_to_call(methods: Mapping[str, Method]) -> None:

@@ -59,8 +59,8 @@ class Dense:
                 return squared
         return float(torch.linalg.vector_norm(self.values, dtype=torch.float64)) ** 2
 
-    def select_rows(self, rows: Tensor) -> "Dense":
-        """The delta of these output rows alone (indices)."""
+    def select_rows(self, rows: slice | Tensor) -> "Dense":
+        """The delta of these output rows alone (a run of them, or indices)."""
         return Dense(self.values[rows], self.noise)
 
     def dense(self) -> Float[Tensor, "..."]:
@@ -105,7 +105,7 @@ class Factored:
         left, right = self.left.double(), self.right.double()
         return float(((left.T @ left) * (right @ right.T)).sum().clamp(min=0.0))
 
-    def select_rows(self, rows: Tensor) -> "Factored":
+    def select_rows(self, rows: slice | Tensor) -> "Factored":
         return Factored(self.left[rows], self.right)
 
     def dense(self) -> Float[Tensor, "outputs inputs"]:

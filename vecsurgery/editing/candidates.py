@@ -73,8 +73,8 @@ class Candidates:
         """One tensor of all variants; a Tensor where no delta reaches it."""
         info = self.layout.tensors[tensor]
         whole = rows is not None and info.matrix is not None
-        base = self.edited.into.read(tensor, None if whole else rows)
         terms = self.edited.terms(tensor, None if whole else rows)
+        base = self.edited.into.read(tensor, None if whole else rows)
         if not terms.loaded and not terms.live:
             unchanged = self.edited.stored(base, base, tensor)
             return unchanged[rows] if whole else unchanged

@@ -4,26 +4,29 @@ Whatever reads a model reads this too; the writer is a walk over it.
 """
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
 from vecsurgery.delta import Delta, DeltaSource, Dense, Edit, Factored
+from vecsurgery.editing.merging import figures, merged, merged_whole, reaches
 from vecsurgery.editing.multipliers import multiplied, rows_of, with_rows
+from vecsurgery.editing.numbers import number_for
 from vecsurgery.editing.rounding import stored_types, with_noise
 from vecsurgery.editing.seeds import with_own_seeds
 from vecsurgery.editing.touches import Touch, geometry_names, touches
 from vecsurgery.errors import InputError
 from vecsurgery.fits import Multiplier
 from vecsurgery.linalg import Subspace
+from vecsurgery.merges import Merge
 from vecsurgery.projectors import Projector
-from vecsurgery.recipe.numbers import value_at
-from vecsurgery.recipe.types import Step
+from vecsurgery.recipe.types import Step, live_names
 
 Subspaces = Callable[[str, str], Subspace]
 """(geometry name, stored tensor name of `into`) → the subspace of that tensor's site."""
@@ -51,7 +54,7 @@ class TensorEdit:
     """False where no delta reached the tensor: its bytes are those of `into`."""
     facts: tuple[StepFacts, ...] = ()
     raw: Delta | None = None
-    """Σ weight·delta as loaded, seen as (out, in); None where figures were not asked for."""
+    """Σ weight·delta as loaded (through merges alone), seen as (out, in); None where figures were not asked for."""
     total: Delta | None = None
     """Σ weight·delta as the steps left it."""
     lone: bool = False
@@ -63,12 +66,19 @@ class Terms:
     """The deltas of one tensor at their weights, seen as (out, in)."""
 
     loaded: Mapping[str, Delta]
-    """As they came."""
+    """As they came; a merged one as the merge makes it of its deltas as they came."""
     live: Mapping[str, Delta]
     """As the steps left them."""
     facts: tuple[StepFacts, ...]
     count: int
     """How many deltas reach the tensor, those of weight 0 among them."""
+
+    def of_rows(self, rows: "slice | Tensor") -> "Terms":
+        """Those of some rows of the tensor."""
+        loaded, live = (
+            {name: delta.select_rows(rows) for name, delta in deltas.items()} for deltas in (self.loaded, self.live)
+        )
+        return Terms(loaded, live, self.facts, self.count)
 
 
 @dataclass(frozen=True)
@@ -87,11 +97,15 @@ class Edited:
     weights: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "stored"
     coefficients: Mapping[str, Mapping[str, Multiplier]] = field(default_factory=dict)
+    merges: Mapping[str, Merge] = field(default_factory=dict)
+    _kept: dict[tuple[str, bool], Terms] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """A tensor that is merged whole, of which rows were asked for last; gone with the first question for another."""
+    _lock: Any = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         """One line for a notebook: the model, the deltas with their numbers, the steps."""
         into, layout = getattr(self.into, "folder", None) or "a model in memory", self.layout
-        numbers = {name: self.weights.get(name, 1.0) for name in self.deltas}
+        numbers = {name: self.weights.get(name, 1.0) for name in live_names(self.deltas, self.steps)}
         deltas = " + ".join(name if number == 1.0 else f"{number}·{name}" for name, number in numbers.items())
         steps = ", ".join(step.id for step in self.steps) or "no steps"
         return f"Edited({into} ({layout.architecture}, {layout.blocks} blocks) + {deltas}; {steps})"
@@ -133,8 +147,8 @@ class Edited:
 
         `figures` keeps the summed delta before and after for measurements. Errors: InputError naming step and tensor.
         """
+        terms = self.terms(tensor, rows, raw=figures)
         base = self.into.read(tensor, rows)
-        terms = self.terms(tensor, rows)
         if not terms.live:
             return TensorEdit(self.stored(base, base, tensor), changed=False, facts=terms.facts)
         total = summed(terms.live.values())
@@ -147,12 +161,26 @@ class Edited:
             lone=terms.count == 1 and all(touch.rows is None for touch in self.touches[tensor]),
         )
 
-    def terms(self, tensor: str, rows: "slice | Tensor | None" = None) -> Terms:
-        """The deltas of one tensor, loaded and through the steps; those of weight 0 are left out."""
+    def terms(self, tensor: str, rows: "slice | Tensor | None" = None, *, raw: bool = True) -> Terms:
+        """The deltas of one tensor, loaded and through the steps; those of weight 0 are left out.
+
+        `raw`: whether the loaded ones are needed; where deltas are merged, they are merged a second time then.
+        """
+        if rows is None or not merged_whole(self.touches[tensor], self.merges, self.layout.tensors[tensor]):
+            self._kept.clear()
+            return self._terms(tensor, rows, raw=raw)
+        with self._lock:
+            kept = self._kept.get((tensor, raw))
+            if kept is None:
+                self._kept.clear()  # gone before the next one comes
+                kept = self._kept[tensor, raw] = self._terms(tensor, None, raw=raw)
+        return kept.of_rows(rows)
+
+    def _terms(self, tensor: str, rows: "slice | Tensor | None", *, raw: bool) -> Terms:
         info = self.layout.tensors[tensor]
         loaded = self._load(info, rows)
-        live, facts = self._steps(info, loaded)
-        return Terms(self._weighted(loaded, info), self._weighted(live, info), tuple(facts), len(loaded))
+        live, unedited, facts = self._steps(info, loaded, rows, raw=raw)
+        return Terms(self._weighted(unedited, info), self._weighted(live, info), tuple(facts), len(loaded))
 
     def with_delta(self, base: Tensor, delta: Delta, tensor: str) -> Tensor:
         """W + D in the wider of their types and in stored orientation, rounded to the output type once."""
@@ -161,9 +189,20 @@ class Edited:
         return self.stored(result, base, tensor)
 
     def _load(self, info: TensorInfo, rows: "slice | Tensor | None") -> dict[str, Delta]:
-        # W + (T − W) is T only in float64; products with a geometry stay in float32, as the model computes.
-        precise = all(touch.effect != "edit" for touch in self.touches[info.name])
-        found = {name: source.read(info.parameter, rows, precise=precise) for name, source in self.deltas.items()}
+        # W + (T − W) is T only in float64; products with a geometry stay in float32, as the model computes, and so do
+        # merges of deltas.
+        touched = self.touches[info.name]
+        precise = all(touch.effect != "edit" for touch in touched)
+        rough = {
+            name
+            for touch in touched
+            if touch.effect == "merge" and not self.merges[touch.step.method].of_weights
+            for name in touch.step.selection.deltas
+        }
+        found = {
+            name: source.read(info.parameter, rows, precise=precise and name not in rough)
+            for name, source in self.deltas.items()
+        }
         loaded = {name: delta for name, delta in found.items() if delta is not None}
         if info.matrix is None or not any(self._needs_noise(touch) for touch in self.touches[info.name]):
             return loaded
@@ -176,10 +215,16 @@ class Edited:
     def _needs_noise(self, touch: Touch) -> bool:
         return touch.effect == "edit" and self.projectors[touch.step.method].needs_noise
 
-    def _steps(self, info: TensorInfo, loaded: Mapping[str, Delta]) -> tuple[dict[str, Delta], list[StepFacts]]:
-        live = dict(loaded)
+    def _steps(
+        self, info: TensorInfo, loaded: Mapping[str, Delta], rows: "slice | Tensor | None", *, raw: bool
+    ) -> tuple[dict[str, Delta], dict[str, Delta], list[StepFacts]]:
+        """The deltas through all steps, through the merges alone (where `raw`), and what the steps did."""
+        live, unedited = dict(loaded), dict(loaded)
         facts: list[StepFacts] = []
         for touch in self.touches[info.name]:
+            if touch.effect == "merge":
+                facts += self._merge(touch, info, (live, unedited) if raw else (live,), rows)
+                continue
             names = [name for name in touch.step.selection.deltas if name in live]
             if not names or touch.effect in ("left out", "source"):
                 continue
@@ -193,7 +238,33 @@ class Edited:
                     facts.append(StepFacts(touch.step.id, touch.step.method, name, None, found, ()))
             else:
                 facts += self._project(touch, info, live, names)
-        return live, facts
+        return live, unedited, facts
+
+    def _merge(
+        self,
+        touch: Touch,
+        info: TensorInfo,
+        tables: Sequence[dict[str, Delta]],
+        rows: "slice | Tensor | None",
+    ) -> list[StepFacts]:
+        """Replace the step's deltas by their merge in each table; what is the same in two of them is merged once."""
+        step, merge = touch.step, self.merges[touch.step.method]
+        assert step.result is not None  # the grammar: a merge has a result
+        done: list[tuple[dict[str, Delta], Delta | None]] = []
+        facts: list[StepFacts] = []
+        for table in tables:
+            present = {name: table.pop(name) for name in step.selection.deltas if name in table}
+            known = next((delta for given, delta in done if _same(given, present)), None)
+            if known is None and reaches(merge, info, tuple(present)):
+                result = merged(step, merge, present, self.into.read(info.name, rows), info, self.layout)
+                known = result.delta
+                if not done:
+                    found = figures(result, present)
+                    facts.append(StepFacts(step.id, step.method, step.result, None, found, result.warnings))
+            done.append((present, known))
+            if known is not None:
+                table[step.result] = known
+        return facts
 
     def _multiplier(self, touch: Touch, info: TensorInfo) -> Multiplier:
         if touch.effect == "scale":
@@ -247,21 +318,9 @@ class Edited:
         return result
 
 
-def number_for(number: Any, info: TensorInfo, layout: Layout) -> float:
-    """The recipe's number for one tensor: scalar, gradient over the blocks, or the first filter that matches."""
-    return value_at(number, info.name, info.layer, layout.blocks, _position(info, layout))
-
-
-def _position(info: TensorInfo, layout: Layout) -> Literal["before", "block", "after"]:
-    """Where a tensor stands to the blocks in walking order: position embeddings come before, the final norm after."""
-    if info.layer is not None:
-        return "block"
-    for name, other in layout.tensors.items():
-        if name == info.name:
-            return "before"
-        if other.layer is not None:
-            break
-    return "after"
+def _same(first: Mapping[str, Delta], second: Mapping[str, Delta]) -> bool:
+    """Whether both hold the very same deltas, untouched by any step."""
+    return first.keys() == second.keys() and all(first[name] is second[name] for name in first)
 
 
 def summed(terms: Iterable[Delta]) -> Delta:

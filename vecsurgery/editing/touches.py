@@ -13,7 +13,7 @@ from vecsurgery.errors import InputError
 from vecsurgery.recipe.selection import selects
 from vecsurgery.recipe.types import Step
 
-Effect = Literal["edit", "scale", "fit", "left out", "source", "drop"]
+Effect = Literal["edit", "scale", "fit", "merge", "left out", "source", "drop"]
 Rows = tuple[tuple[int, int], ...]
 """Output rows as half-open intervals."""
 
@@ -66,7 +66,7 @@ def touches(steps: Sequence[Step], layout: Layout) -> dict[str, tuple[Touch, ...
             touch = _touch(step, info, table[name])
             if touch is not None:
                 table[name].append(touch)
-                matched += touch.effect in ("edit", "scale", "fit")
+                matched += touch.effect in ("edit", "scale", "fit", "merge")
         if not matched:
             raise InputError(
                 f"step {step.id!r}{_line(step)}: its selection (modules, layers, where, except) matches no "
@@ -87,6 +87,8 @@ def _selected(step: Step, info: TensorInfo) -> bool:
 def _touch(step: Step, info: TensorInfo, above: Sequence[Touch]) -> Touch | None:
     if step.verb == "project":
         return _project(step, info)
+    if step.verb == "merge":
+        return Touch(step, "merge")  # of every tensor: its deltas are gone behind it
     return _scale(step, info) if step.verb == "scale" else _fit(step, info, above)
 
 

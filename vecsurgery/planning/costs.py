@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 from vecsurgery.checkpoint.types import TensorInfo
-from vecsurgery.editing.touches import geometry_names
+from vecsurgery.editing.merging import merged_whole, reaches
+from vecsurgery.editing.touches import Touch, geometry_names
 from vecsurgery.evaluation.generation import WRITTEN_TOGETHER
 from vecsurgery.forward import share_a_pass
 from vecsurgery.forward.generation import HELD_BYTES
@@ -16,9 +17,12 @@ from vecsurgery.planning.judged import CONTINUATIONS, CONTINUED, judged_models, 
 from vecsurgery.projectors import Cost
 from vecsurgery.recipe.types import Step
 
-Action = Literal["edit", "scale", "add", "copy"]
+Action = Literal["edit", "merge", "scale", "add", "copy"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 ROW_CHUNK = 1 << 26
 """Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
+MERGE_COPIES = 3
+"""float32 copies of a tensor that a merge makes for each of its deltas, and for itself."""
 _FIT_MODELS = {"losses": (11, 9), "attention": (1, 3)}
 """Candidate models that a fit asks about at most, first and then."""
 ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
@@ -29,10 +33,10 @@ ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, 
 class PlannedTensor:
     """What happens to one tensor.
 
-    `action`: edit (a projector runs), scale (only numbers), add (its delta is added as it is), copy (bytes of `into`).
-    `steps`: (step id, effect) of the steps that meet a delta here. `reads`, `writes`, `memory` in bytes, `flops`: of
-    the products with the geometry (an upper bound: 4·out·in·r to project, as much again to measure the result), and of
-    what projectors without geometry say they need.
+    `action`: edit (a projector runs), merge (deltas become one), scale (only numbers), add (its delta is added as it
+    is), copy (bytes of `into`). `steps`: (step id, effect) of the steps that meet a delta here. `reads`, `writes`,
+    `memory` in bytes, `flops`: of the products with the geometry (an upper bound: 4·out·in·r to project, as much again
+    to measure the result), and of what projectors without geometry say they need.
     """
 
     tensor: str
@@ -108,14 +112,17 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
     live = set(present)
     for touch in inputs.touches[info.name]:
         concerned = [name for name in touch.step.selection.deltas if name in live]
-        if not concerned:
+        if not concerned and not _merges(inputs, touch, info, concerned):
             continue
         steps.append((touch.step.id, touch.effect))
-        if touch.effect == "drop":
+        if touch.step.result is not None:
+            live = (live - set(concerned)) | {touch.step.result}
+            action = action if action == "edit" else "merge"
+        elif touch.effect == "drop":
             live -= set(concerned)
         elif touch.effect == "edit":
             action = "edit"
-        elif touch.effect in ("scale", "fit") and action != "edit":
+        elif touch.effect in ("scale", "fit") and action not in ("edit", "merge"):
             action = "scale"
     size = prod(info.shape)
     own = _own_costs(inputs, info, present)
@@ -151,6 +158,11 @@ def _own_costs(inputs: Inputs, info: TensorInfo, present: Sequence[str]) -> list
     return costs
 
 
+def _merges(inputs: Inputs, touch: Touch, info: TensorInfo, present: Sequence[str]) -> bool:
+    """Whether a step merges something of this tensor. `present`: those of its deltas that change it."""
+    return touch.effect == "merge" and reaches(inputs.merges[touch.step.method], info, present)
+
+
 def _tensor_reads(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
     """Bytes read for one tensor: those of `into`, and of what the deltas come from; what several share counts once."""
     tensors = {(id(inputs.into), info.name): prod(info.shape) * item_size(info.dtype)}
@@ -167,19 +179,25 @@ def _tensor_reads(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
 
 
 def tensor_memory(inputs: Inputs, info: TensorInfo, deltas: int) -> int:
-    """float32 copies of W, of each delta before and after, of their sum and of the stored change, plus the geometry."""
-    if not deltas:
+    """float32 copies of W, of each delta before and after, of their sum and of the stored change, plus the geometry.
+
+    A merge holds several more of each of its deltas (masks, order of magnitudes), and of the tensor as a whole where it
+    cannot go by rows.
+    """
+    merging = [touch for touch in inputs.touches[info.name] if _merges(inputs, touch, info, ("any",) * deltas)]
+    if not deltas and not merging:
         return 0
     size = prod(info.shape) * 4
     directions = 0
-    if info.matrix is None and len(info.shape) > 1:
+    if info.matrix is None and len(info.shape) > 1 and not merged_whole(inputs.touches[info.name], inputs.merges, info):
         # Written by rows: never more than a chunk of it is in memory.
         size = min(size, ROW_CHUNK * 4 // item_size(info.dtype))
     if info.matrix is not None:
         width = inputs.into.layout.sites[info.matrix.site].width
         names = {name for touch in inputs.touches[info.name] for name in geometry_names(touch.step)}
         directions = sum(width * _rank_bound(inputs, name, width) * 8 for name in names)
-    return size * (3 + 2 * deltas) + directions
+    copies = max((MERGE_COPIES * (len(touch.step.selection.deltas) + 1) for touch in merging), default=0)
+    return size * (3 + 2 * deltas + copies) + directions
 
 
 def _tensor_flops(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
@@ -190,11 +208,17 @@ def _tensor_flops(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
     for touch in inputs.touches[info.name]:
         if touch.effect != "edit":
             continue
-        live = [name for name in touch.step.selection.deltas if name in present]
+        live = _sources(inputs, touch.step.selection.deltas, present)
         for geometry in geometry_names(touch.step):
             rank = _rank_bound(inputs, geometry, width)
             flops += (4 * len(live) + 6) * prod(info.shape) * rank
     return flops
+
+
+def _sources(inputs: Inputs, deltas: Sequence[str], present: Sequence[str]) -> list[str]:
+    """Those of the deltas that change a tensor, merged ones where one of what they are made of does."""
+    made = {step.result: step.selection.deltas for step in inputs.recipe.merges}
+    return [name for name in deltas if name in present or _sources(inputs, made.get(name, ()), present)]
 
 
 def _rank_bound(inputs: Inputs, geometry: str, width: int) -> int:

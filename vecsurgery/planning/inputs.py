@@ -1,6 +1,6 @@
 """Opening what a recipe names: models, deltas, tokenizers and samples, before anything heavy runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from vecsurgery.editing.touches import Touch, touches
 from vecsurgery.errors import UnsupportedError
 from vecsurgery.fits import Fit
 from vecsurgery.geometry import Geometry
+from vecsurgery.merges import Merge
 from vecsurgery.planning.sampling import (
     as_samples,
     asked_prompts,
@@ -26,7 +27,7 @@ from vecsurgery.planning.tokenizers import Tokenizers
 from vecsurgery.planning.vocabulary import Alignment, align
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe import with_references
-from vecsurgery.recipe.types import ROLES, DeltaSpec, Recipe, Reference
+from vecsurgery.recipe.types import ROLES, DeltaSpec, Recipe, Reference, Step
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Inputs:
     fits: Mapping[str, Fit] = field(default_factory=dict)
     fit_models: Mapping[str, Mapping[str, Weights]] = field(default_factory=dict)
     """Id of a fit → its option that names a model → that model."""
+    merges: Mapping[str, Merge] = field(default_factory=dict)
+    """Those that the recipe names."""
     tokenizers: Tokenizers = field(default_factory=Tokenizers)
 
     @cached_property
@@ -159,7 +162,7 @@ def label(reference: Reference) -> str:
     return reference.path.name if reference.path is not None else reference.text
 
 
-def open_inputs(recipe: Recipe, methods: Mapping[str, Projector | Fit]) -> Inputs:
+def open_inputs(recipe: Recipe, methods: Mapping[str, Projector | Fit | Merge]) -> Inputs:
     """Resolve every model of the recipe, open each once, and make the deltas' sources."""
     _require_room_for_downloads(recipe)
     stored: dict[Path, Stored] = {}
@@ -204,8 +207,15 @@ def open_inputs(recipe: Recipe, methods: Mapping[str, Projector | Fit]) -> Input
             for step in recipe.steps
             if step.verb == "fit"
         },
+        merges=named_merges(recipe.steps, methods),
         tokenizers=tokenizers,
     )
+
+
+def named_merges(steps: Sequence[Step], methods: Mapping[str, Projector | Fit | Merge]) -> dict[str, Merge]:
+    """The merges that steps name, by name."""
+    found = {step.method: methods[step.method] for step in steps if step.verb == "merge"}
+    return {name: each for name, each in found.items() if isinstance(each, Merge)}
 
 
 def _pinned(reference: Reference) -> Reference:

@@ -23,6 +23,7 @@ from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
 from vecsurgery.linalg import require_width
 from vecsurgery.planning.costs import (
+    ACTIONS,
     PlannedFit,
     PlannedGeometry,
     PlannedJudging,
@@ -53,7 +54,7 @@ class Plan:
     """`evaluate` and gates; None where the recipe has neither."""
     shards: tuple[ShardPlan, ...]
     changed: Mapping[str, frozenset[str]]
-    """Delta name → parameters that differ."""
+    """Delta name → parameters that differ; of a merged one, those in which any of its deltas does."""
     compute: Compute
 
     @cached_property
@@ -178,7 +179,7 @@ class Plan:
         passes: list[PlannedGeometry | PlannedFit | PlannedJudging] = [*self.geometry.values(), *self.fits.values()]
         passes += [self.judging] if self.judging else []
         return {
-            **{f"tensors_{action}": actions[action] for action in ("edit", "scale", "add", "copy")},
+            **{f"tensors_{action}": actions[action] for action in ACTIONS},
             "reads": sum(item.reads for item in self.tensors.values()) + sum(item.reads for item in passes),
             "writes": self.written,
             "memory": self.memory,
@@ -230,6 +231,9 @@ def _changed(inputs: Inputs, progress: Progress) -> dict[str, frozenset[str]]:
                 "name a checkpoint that training changed"
             )
         changed[name] = frozenset(found)
+    for step in inputs.recipe.merges:
+        assert step.result is not None  # the grammar: a merge has a result
+        changed[step.result] = frozenset().union(*(changed[name] for name in step.selection.deltas))
     return changed
 
 

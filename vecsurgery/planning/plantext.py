@@ -4,6 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from vecsurgery.checkpoint import readable
+from vecsurgery.planning.costs import ACTIONS
 from vecsurgery.report.wording import counts, kinds, settings
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def _head(plan: "Plan") -> str:
     for step in plan.inputs.recipe.steps:
         method = str(step.number) if step.verb == "scale" else step.method
         how = settings(step.options.model_dump(by_alias=True)) if step.options is not None else ""
-        lines.append(f"step  {step.id}: {step.verb} {method}" + (f", {how}" if how else ""))
+        what = f" {' and '.join(step.selection.deltas)} into {step.result}" if step.result is not None else ""
+        lines.append(f"step  {step.id}: {step.verb} {method}{what}" + (f", {how}" if how else ""))
     return "\n".join(lines)
 
 
@@ -71,11 +73,11 @@ def _blocks(plan: "Plan") -> str:
     groups: dict[int | None, list[PlannedTensor]] = {}
     for name, item in plan.tensors.items():
         groups.setdefault(plan.inputs.into.layout.tensors[name].layer, []).append(item)
-    columns = " ".join(f"{action:>5}" for action in ("edit", "scale", "add", "copy"))
+    columns = " ".join(f"{action:>5}" for action in ACTIONS)
     lines = [f"{'block':>8}  {columns}  {'reads':>10} {'writes':>10} {'memory':>10}  flops"]
     for layer, items in groups.items():
         actions = Counter(item.action for item in items)
-        counts = " ".join(f"{actions[action]:>5}" for action in ("edit", "scale", "add", "copy"))
+        counts = " ".join(f"{actions[action]:>5}" for action in ACTIONS)
         reads, writes = sum(item.reads for item in items), sum(item.writes for item in items)
         memory = max(item.memory for item in items)
         label = "outside" if layer is None else str(layer)

@@ -8,10 +8,11 @@ from pydantic import BaseModel
 
 from .grammar import TOP_LEVEL, DataKeys, DeltaKeys, GeometryKeys, OutputKeys
 from .judging import Judging
+from .live import NAME, Live
 from .named import Named
 from .numbers import parse_number
-from .problems import Problems, join, unknown
-from .steps import NAME, Known, Method, build_steps
+from .problems import Problems, join
+from .steps import Known, Method, build_steps
 from .tree import Node
 from .types import DeltaSpec, GeometrySpec, Output, Recipe
 from .validation import check_keys, key_names, validated
@@ -35,9 +36,9 @@ class Builder:
         into = self.named.reference(root.child("into"), "into")
         deltas = self.entries(root.child("deltas"), "deltas", _maps_of(DeltaKeys), self.delta)
         geometry = self.entries(root.child("geometry"), "geometry", _maps_of(GeometryKeys), self.geometry)
-        known = Known(self.methods, list(deltas), list(geometry), self.named)
-        steps = build_steps(root.child("steps"), known, self.problems)
-        weights = self.weights(root.child("weights"), list(deltas))
+        known = Known(self.methods, Live(tuple(deltas)), list(geometry), self.named)
+        steps, live = build_steps(root.child("steps"), known, self.problems)
+        weights = self.weights(root.child("weights"), live)
         output = self.output(root.child("output"))
         paths = f"paths, lists of paths, or {_maps_of(DataKeys)}"
         evaluate = self.entries(root.child("evaluate"), "evaluate", paths, self.named.rows)
@@ -110,8 +111,8 @@ class Builder:
             what = f"file stands alone or with model: what was measured is recorded in it; remove {', '.join(others)}"
             self.problems.add(file.place, join(path, "file"), what)
 
-    def weights(self, node: Node | None, deltas: list[str]) -> dict[str, object]:
-        """The top-level weights, by delta."""
+    def weights(self, node: Node | None, live: Live) -> dict[str, object]:
+        """The top-level weights, by delta. `live`: the deltas that are left below all steps."""
         if node is None:
             return {}
         if not isinstance(node.value, dict):
@@ -119,8 +120,8 @@ class Builder:
             return {}
         found: dict[str, object] = {}
         for name, child in node.value.items():
-            if name not in deltas:
-                self.problems.add(child.place, join("weights", name), unknown("delta", name, deltas))
+            if name not in live.names:
+                self.problems.add(child.place, join("weights", name), live.missing(name))
             if child.value is None:
                 continue
             try:

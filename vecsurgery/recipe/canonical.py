@@ -73,7 +73,7 @@ def _with_models(step: Step, change: Callable[[Reference], Reference]) -> Step:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    weights = {name: recipe.weights.get(name, 1.0) for name in recipe.deltas}
+    weights = {name: recipe.weights.get(name, 1.0) for name in recipe.live}
     return {
         "into": canonical(recipe.into),
         "deltas": {name: _delta(delta) for name, delta in recipe.deltas.items()},
@@ -137,7 +137,15 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 def _step(step: Step) -> dict[str, Any]:
     named: dict[str, Any] = {"scale": plain_number(step.number)} if step.verb == "scale" else {step.verb: step.method}
     data = {} if step.data is None else _data(step.data)
-    return {**named, "id": step.id, **data, **_options(step), **_selection(step.selection)}
+    return {**named, "id": step.id, **_merge(step), **data, **_options(step), **_selection(step.selection)}
+
+
+def _merge(step: Step) -> dict[str, Any]:
+    """What only a merge says: the name of its result, and the weight of each delta where its method takes weights."""
+    if step.result is None:
+        return {}
+    weights = {name: plain_number(number) for name, number in step.weights.items()}
+    return {"as": step.result, **({"weights": weights} if weights else {})}
 
 
 def _options(step: Step) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .grammar import FitKeys, RecipeKeys, ScaleKeys, StepKeys
+from .grammar import FitKeys, MergeKeys, RecipeKeys, ScaleKeys, StepKeys
 from .steps import Method
 
 
@@ -20,6 +20,7 @@ def schema(methods: Mapping[str, Method]) -> dict[str, Any]:
         RecipeKeys,
         StepKeys,
         FitKeys,
+        MergeKeys,
         ScaleKeys,
         *(method.options for method in methods.values()),
     ]
@@ -29,7 +30,8 @@ def schema(methods: Mapping[str, Method]) -> dict[str, Any]:
     )
     models_by_name = definitions["$defs"]
     name_of = {model: references[model, "validation"]["$ref"].removeprefix("#/$defs/") for model in unique}
-    common = {"project": models_by_name[name_of[StepKeys]], "fit": models_by_name[name_of[FitKeys]]}
+    keys: dict[str, type[BaseModel]] = {"project": StepKeys, "fit": FitKeys, "merge": MergeKeys}
+    common = {verb: models_by_name[name_of[model]] for verb, model in keys.items()}
     steps = [models_by_name[name_of[ScaleKeys]]]
     for method in sorted(methods.values(), key=lambda method: method.name):
         steps.append(_step(method, common[method.verb], models_by_name[name_of[method.options]]))
@@ -47,7 +49,8 @@ def schema(methods: Mapping[str, Method]) -> dict[str, Any]:
 def _step(method: Method, common: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The step that names a method, with the method's options beside the keys that every such step has."""
     description = str(options.get("description", "")).strip()
-    needed = [method.verb, *(["data"] if method.verb == "fit" else []), *options.get("required", [])]
+    needed = [method.verb, *(["data"] if method.verb == "fit" else []), *common.get("required", [])]
+    needed += options.get("required", [])
     return {
         "type": "object",
         "title": f"{method.verb}: {method.name}",

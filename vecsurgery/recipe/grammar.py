@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic.fields import FieldInfo
 
-from .numbers import NUMBER_SCHEMA, parse_number
+from .numbers import NUMBER_SCHEMA, NUMBERS_SCHEMA, parse_number, parse_numbers, plain_number, plain_numbers
 from .problems import shown
 from .selection import parse_layers
 from .types import Around, Between, GateMeasure, TokenRule
@@ -123,7 +124,16 @@ Rows = Annotated[
 Tokens = Annotated[TokenRule, PlainValidator(parse_tokens), WithJsonSchema(_TOKENS_SCHEMA)]
 Layers = Annotated[tuple[int, ...] | None, PlainValidator(parse_layers), WithJsonSchema(_LAYERS_SCHEMA)]
 Size = Annotated[int, PlainValidator(parse_size), WithJsonSchema({"type": ["string", "integer"]})]
-Number = Annotated[Any, PlainValidator(parse_number), WithJsonSchema(NUMBER_SCHEMA)]
+Number = Annotated[
+    Any, PlainValidator(parse_number), PlainSerializer(plain_number), WithJsonSchema(NUMBER_SCHEMA, mode="validation")
+]
+Numbers = Annotated[
+    Any,
+    PlainValidator(parse_numbers),
+    PlainSerializer(plain_numbers),
+    WithJsonSchema(NUMBERS_SCHEMA, mode="validation"),
+]
+"""A number for all deltas, or a map from deltas to numbers."""
 NUMBER_DESCRIPTION = (
     "A number, a list of numbers over the blocks, or a list of {filter, value}; the first match decides."
 )
@@ -211,6 +221,28 @@ class ScaleKeys(StepKeys):
 
 class FitKeys(DataKeys, StepKeys):
     """What every fit may say beside its method's options."""
+
+
+class MergeKeys(_Keys):
+    """What every merge may say beside its method's options: it takes every tensor of its deltas."""
+
+    id: str | None = Field(default=None, min_length=1, description="The step's name; its method's name by default.")
+    delta: str | None = Field(default=None, description="The delta that is merged; all of them by default.")
+    deltas: Texts = Field(default=None, description="The deltas that are merged; all of them by default.")
+    result: str = Field(
+        alias="as", min_length=1, description="New name of the delta that replaces them in the steps below."
+    )
+    weights: dict[str, Number] = Field(
+        default={}, description="Weight of each delta in the merge, 1.0 by default; " + NUMBER_DESCRIPTION.lower()
+    )
+
+
+def number_kind(field: FieldInfo) -> Literal["one", "each"] | None:
+    """Whether an option is a number that may differ from tensor to tensor: one, or one for each delta."""
+    parsers = [each.func for each in field.metadata if isinstance(each, PlainValidator)]
+    if parse_numbers in parsers:
+        return "each"
+    return "one" if parse_number in parsers else None
 
 
 class GateKeys(DataKeys):

@@ -24,7 +24,7 @@ def load(
 
     Arguments:
         path: a YAML file; its relative paths start at its folder, those of a recipe that it `extends` at that one's.
-        methods: the projectors and fits by name, as `vecsurgery.methods.available()` gives them.
+        methods: the projectors, fits and merges by name, as `vecsurgery.methods.available()` gives them.
         overrides: `ADDRESS=VALUE` texts, applied in order: `output.dtype=float32`, `retain_energy.keep=0.05` (a step by
             its id or method). The value is YAML; its relative paths start at the folder of `path`.
         require_files: False checks the language alone: data files and local models need not exist.

@@ -1,7 +1,7 @@
 """Numbers over a model, as mergekit writes them: one number, a gradient over the blocks, or a list of filters."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from vecsurgery.errors import InputError
@@ -31,6 +31,8 @@ NUMBER_SCHEMA = {
     ]
 }
 """The JSON Schema of what `parse_number` accepts."""
+NUMBERS_SCHEMA = {"anyOf": [*NUMBER_SCHEMA["anyOf"], {"type": "object", "additionalProperties": NUMBER_SCHEMA}]}
+"""The JSON Schema of what `parse_numbers` accepts."""
 
 
 def parse_number(value: Any) -> "float | list[float] | tuple[FilteredNumber, ...]":
@@ -50,6 +52,19 @@ def parse_number(value: Any) -> "float | list[float] | tuple[FilteredNumber, ...
         if entry.filter is None:
             raise ValueError("an entry without filter matches everything; it must be the last of the list")
     return entries
+
+
+def parse_numbers(value: Any) -> "float | list[float] | tuple[FilteredNumber, ...] | dict[str, Any]":
+    """A number of the recipe language for all deltas, or a map from deltas to numbers. Raises ValueError."""
+    if not isinstance(value, Mapping):
+        return parse_number(value)
+    found = {}
+    for name, each in value.items():
+        try:
+            found[name] = parse_number(each)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return found
 
 
 def _plain(value: Any, expected: str) -> float:
@@ -72,12 +87,30 @@ def _filtered(entry: Any) -> FilteredNumber:
     return FilteredNumber(None if name == "*" else name, value)
 
 
+def each_value(numbers: Any) -> Iterator[float]:
+    """Every value in what `parse_number` or `parse_numbers` gives."""
+    if isinstance(numbers, int | float):
+        yield float(numbers)
+    elif isinstance(numbers, FilteredNumber):
+        yield from each_value(numbers.value)
+    else:
+        for number in numbers.values() if isinstance(numbers, Mapping) else numbers:
+            yield from each_value(number)
+
+
 def plain_number(number: Any) -> Any:
     """The inverse of `parse_number`: plain data that a recipe can hold."""
     if not isinstance(number, tuple):
         return list(number) if isinstance(number, list) else number
     entries = [(each.filter, plain_number(each.value)) for each in number]
     return [{"value": value} if name is None else {"filter": name, "value": value} for name, value in entries]
+
+
+def plain_numbers(numbers: Any) -> Any:
+    """The inverse of `parse_numbers`."""
+    if isinstance(numbers, Mapping):
+        return {name: plain_number(number) for name, number in numbers.items()}
+    return plain_number(numbers)
 
 
 def value_at(

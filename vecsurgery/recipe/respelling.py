@@ -10,9 +10,9 @@ from difflib import SequenceMatcher
 
 from pydantic import BaseModel
 
-from .grammar import DataKeys, DeltaKeys, GateKeys, GeometryKeys, OutputKeys, ScaleKeys, StepKeys
+from .grammar import DataKeys, DeltaKeys, GateKeys, GeometryKeys, MergeKeys, OutputKeys, ScaleKeys, StepKeys
 from .problems import Problems, join, nearest, unknown
-from .steps import VERBS, Method
+from .steps import KINDS, VERBS, Method, verbs_of
 from .tree import Node
 from .validation import key_names
 
@@ -20,7 +20,6 @@ _ALIKE, _LONGER = 0.75, 2
 """Least likeness of two words, and most letters more, at which one is read as the other: two swapped letters in a word
 of four, but not `tokens` as `max_tokens`. Beyond that the nearest match is a guess.
 """
-_KINDS = {"project": "projector", "fit": "fit"}
 Change = Callable[[Node, str], Node]
 
 
@@ -75,12 +74,12 @@ def _step(node: Node, path: str, methods: Mapping[str, Method], problems: Proble
     """One step: its verb, then the method that it names, then the keys that this method has."""
     if not isinstance(node.value, dict):
         return node
-    verbs = [verb for verb in VERBS if verb in node.value]
+    verbs = verbs_of(node, methods)
     if not verbs:
         # Only a key that resembles a verb: what the other keys may be called depends on the method.
         unlike = [key for key in node.value if key not in key_names(StepKeys) and _meant(key, VERBS) is None]
         node = _keys(node, [*VERBS, *key_names(StepKeys), *unlike], path, problems)
-        verbs = [verb for verb in VERBS if verb in node.children()]
+        verbs = verbs_of(node, methods)
     if verbs == ["scale"]:
         return _keys(node, key_names(ScaleKeys), path, problems)
     if len(verbs) != 1:
@@ -89,8 +88,9 @@ def _step(node: Node, path: str, methods: Mapping[str, Method], problems: Proble
     method, node = _method(node, verb, path, methods, problems)
     if method is None:
         return node
-    rows = key_names(DataKeys) if verb == "fit" else {}
-    return _keys(node, [verb, *key_names(StepKeys), *rows, *key_names(method.options)], path, problems)
+    beside: dict[str, type[BaseModel]] = {"fit": DataKeys, "merge": MergeKeys}
+    more = key_names(beside[verb]) if verb in beside else {}
+    return _keys(node, [verb, *key_names(StepKeys), *more, *key_names(method.options)], path, problems)
 
 
 def _method(
@@ -103,11 +103,12 @@ def _method(
         return None, node
     names = sorted(name for name, method in methods.items() if method.verb == verb)
     if named.value in methods:
-        return (methods[named.value] if named.value in names else None), node
+        method = methods[named.value]
+        return (method if method.verb == verb else None), node
     meant = _meant(named.value, names)
     if meant is None:
         return None, node
-    problems.add(named.place, join(path, verb), unknown(_KINDS[verb], named.value, names))
+    problems.add(named.place, join(path, verb), unknown(KINDS[verb], named.value, names))
     return methods[meant], Node({**children, verb: Node(meant, named.place)}, node.place)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from .problems import Place, Problems, unknown
 from .tree import Node, merged, read_text
 
-METHOD_VERBS = ("project", "fit")
+METHOD_VERBS = ("project", "fit", "merge")
 """Keys of a step whose value names a method."""
 
 
@@ -82,7 +82,7 @@ def overridden(root: Node, overrides: Sequence[str], known: Sequence[str], probl
 
 
 def step_method(step: Node) -> str | None:
-    """The method that a step names: the projector's or fit's name, or "scale"; None where it names none."""
+    """The method that a step names: the projector's, fit's or merge's name, or "scale"; None where it names none."""
     for verb in METHOD_VERBS:
         named = step.child(verb)
         if named is not None:

@@ -1,14 +1,15 @@
 """Steps: from the tree's list to frozen steps with validated options."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from pydantic import BaseModel
 
-from .grammar import TOP_LEVEL, DataKeys, ScaleKeys, StepKeys
+from .grammar import TOP_LEVEL, DataKeys, MergeKeys, ScaleKeys, StepKeys
+from .live import NAME, Live
+from .merging import Merging, below, merge_keys, refuse_places
 from .named import Named
 from .problems import Place, Problems, join, nearest, unknown
 from .references import canonical
@@ -18,22 +19,22 @@ from .types import Reference, Selection, Step
 from .validation import check_keys, is_map, key_names, validated
 
 VERBS = (*METHOD_VERBS, "scale")
-_KINDS = {"project": "projector", "fit": "fit"}
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-"""What a delta, a geometry or a step may be called: names become parts of addresses and of file names."""
+KINDS = {"project": "projector", "fit": "fit", "merge": "merge method"}
+"""Verb → what its method is called."""
+Verb = Literal["project", "fit", "merge"]
 
 
 class Method(Protocol):
-    """What the recipe needs to know of a projector or a fit."""
+    """What the recipe needs to know of a projector, a fit or a merge (which says more: `Merging`)."""
 
     @property
-    def verb(self) -> Literal["project", "fit"]:
+    def verb(self) -> Verb:
         """The key of a step that names it."""
         ...
 
     @property
     def name(self) -> str:
-        """The name in `project: NAME` or `fit: NAME`."""
+        """The name in `project: NAME`, `fit: NAME` or `merge: NAME`."""
         ...
 
     @property
@@ -46,10 +47,10 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Known:
-    """What steps may name: methods, the deltas and geometries that the recipe declares, models and files."""
+    """What a step may name: methods, deltas that are there, geometries that the recipe declares, models and files."""
 
     methods: Mapping[str, Method]
-    deltas: Collection[str]
+    deltas: Live
     geometry: Collection[str]
     named: Named
 
@@ -67,22 +68,28 @@ def parse_steps(
     """
     problems = Problems()
     place = Place("steps", None, Path())
-    known = Known(methods, deltas, geometry, Named(problems, require_files=True))
-    built = build_steps(from_python(list(steps), place, problems), known, problems)
+    known = Known(methods, Live(tuple(deltas)), geometry, Named(problems, require_files=True))
+    built, _ = build_steps(from_python(list(steps), place, problems), known, problems)
     problems.raise_any()
     return built
 
 
-def build_steps(node: Node | None, known: Known, problems: Problems) -> tuple[Step, ...]:
-    """The steps of the tree; those with problems are left out, and the problems recorded."""
+def build_steps(node: Node | None, known: Known, problems: Problems) -> tuple[tuple[Step, ...], Live]:
+    """The steps of the tree, and the deltas that are left below them; steps with problems are left out, and the
+    problems recorded.
+    """
     if node is None:
-        return ()
+        return (), known.deltas
     if not isinstance(node.value, tuple):
         problems.add(node.place, "steps", f"expected a list of steps; got {node.describe()}")
-        return ()
-    built = [_step(step, join("steps", index), known, problems) for index, step in enumerate(node.value)]
+        return (), known.deltas
+    built = []
+    for index, step in enumerate(node.value):
+        path = join("steps", index)
+        built.append(_step(step, path, known, problems))
+        known = replace(known, deltas=below(step, path, known.deltas))
     _check_ids(node.value, problems)
-    return tuple(step for step in built if step is not None)
+    return tuple(step for step in built if step is not None), known.deltas
 
 
 def _check_ids(steps: Sequence[Node], problems: Problems) -> None:
@@ -105,7 +112,7 @@ def _check_ids(steps: Sequence[Node], problems: Problems) -> None:
 def _step(node: Node, path: str, known: Known, problems: Problems) -> Step | None:
     if not is_map(node, [*VERBS, *key_names(StepKeys)], path, problems):
         return None
-    verbs = [verb for verb in VERBS if verb in node.children()]
+    verbs = verbs_of(node, known.methods)
     if len(verbs) != 1:
         _record_verb(node, verbs, path, problems)
         return None
@@ -115,10 +122,12 @@ def _step(node: Node, path: str, known: Known, problems: Problems) -> Step | Non
         if scale is None or selection is None:
             return None
         return Step(scale.id or "scale", "scale", "scale", selection, number=scale.scale, line=node.place.line or 0)
-    verb = cast(Literal["project", "fit"], verbs[0])
+    verb = cast(Verb, verbs[0])
     method = _method(node, verb, path, known.methods, problems)
     if method is None:
         return None
+    if verb == "merge":
+        return _merge(node, path, method, selection, known, problems)
     beside = {**key_names(StepKeys), **(key_names(DataKeys) if verb == "fit" else {})}
     check_keys(node, [verb, *beside, *key_names(method.options)], path, problems)
     _check_geometry(node, path, method, known.geometry, problems)
@@ -134,6 +143,32 @@ def _step(node: Node, path: str, known: Known, problems: Problems) -> Step | Non
         return None
     name, line = cast(str, step_id(node)), node.place.line or 0
     return Step(name, verb, method.name, selection, options=options, line=line, data=rows, models=found)
+
+
+def _merge(
+    node: Node, path: str, method: Method, selection: Selection | None, known: Known, problems: Problems
+) -> Step | None:
+    refuse_places(node, path, problems)
+    names = [*key_names(MergeKeys), *key_names(method.options)]
+    check_keys(node, ["merge", *names], path, problems)
+    options = validated(_part(node, method.options), method.options, path, problems)
+    found = merge_keys(node, path, cast(Merging, method), selection, known.deltas, problems)
+    if options is None or selection is None or found is None:
+        return None
+    name, line = cast(str, step_id(node)), node.place.line or 0
+    result, weights = found
+    return Step(name, "merge", method.name, selection, options=options, line=line, result=result, weights=weights)
+
+
+def verbs_of(node: Node, methods: Mapping[str, Method]) -> list[str]:
+    """The keys of a step that say what it does; one that is an option of the method named before it does not."""
+    verbs = [verb for verb in VERBS if verb in node.children()]
+    if len(verbs) < 2:
+        return verbs
+    named = node.children()[verbs[0]].value
+    method = methods.get(named) if isinstance(named, str) else None
+    own = key_names(method.options) if method is not None else {}
+    return [verb for verb in verbs if verb not in own]
 
 
 def _part(node: Node, keys: type[BaseModel]) -> Node:
@@ -176,16 +211,14 @@ def _record_verb(node: Node, verbs: Sequence[str], path: str, problems: Problems
         problems.add(node.place, path, f"a step needs one of the keys: {', '.join(VERBS)}")
 
 
-def _method(
-    node: Node, verb: Literal["project", "fit"], path: str, methods: Mapping[str, Method], problems: Problems
-) -> Method | None:
-    named, kind = node.children()[verb], _KINDS[verb]
+def _method(node: Node, verb: Verb, path: str, methods: Mapping[str, Method], problems: Problems) -> Method | None:
+    named, kind = node.children()[verb], KINDS[verb]
     names = sorted(name for name, method in methods.items() if method.verb == verb)
     method = methods.get(named.value) if isinstance(named.value, str) else None
     if method is not None and method.verb == verb:
         return method
     if method is not None:
-        what = f"'{method.name}' is a {_KINDS[method.verb]}; write {method.verb}: {method.name}"
+        what = f"'{method.name}' is a {KINDS[method.verb]}; write {method.verb}: {method.name}"
     elif isinstance(named.value, str):
         what = unknown(kind, named.value, names)
     else:
@@ -219,7 +252,7 @@ def _reference_keys(options: type[BaseModel], kind: str) -> list[str]:
     return [key for key, extra in extras if isinstance(extra, dict) and extra.get("reference") == kind]
 
 
-def _selection(node: Node, path: str, deltas: Collection[str], problems: Problems) -> Selection | None:
+def _selection(node: Node, path: str, deltas: Live, problems: Problems) -> Selection | None:
     """What the step touches, from the keys that every step may have."""
     wrong = _check_deltas(node, path, deltas, problems)
     keys = validated(_part(node, StepKeys), StepKeys, path, problems)
@@ -227,7 +260,7 @@ def _selection(node: Node, path: str, deltas: Collection[str], problems: Problem
         return None
     chosen = (keys.delta,) if keys.delta is not None else keys.deltas
     return Selection(
-        deltas=tuple(deltas) if chosen is None else chosen,
+        deltas=deltas.names if chosen is None else chosen,
         modules=None if keys.modules is None else tuple(dict.fromkeys(keys.modules)),
         layers=keys.layers,
         where=keys.where or (),
@@ -235,7 +268,7 @@ def _selection(node: Node, path: str, deltas: Collection[str], problems: Problem
     )
 
 
-def _check_deltas(node: Node, path: str, deltas: Collection[str], problems: Problems) -> bool:
+def _check_deltas(node: Node, path: str, deltas: Live, problems: Problems) -> bool:
     """Whether something is wrong with `delta` and `deltas`; recorded."""
     wrong = False
     if node.child("delta") is not None and node.child("deltas") is not None:
@@ -246,8 +279,8 @@ def _check_deltas(node: Node, path: str, deltas: Collection[str], problems: Prob
         seen: set[str] = set()
         for index, child, name in named.texts() if named is not None else ():
             where = join(path, key) if index is None else join(join(path, key), index)
-            if name not in deltas:
-                problems.add(child.place, where, unknown("delta", name, deltas))
+            if name not in deltas.names:
+                problems.add(child.place, where, deltas.missing(name))
                 wrong = True
             elif name in seen:
                 problems.add(child.place, where, f"the delta '{name}' stands twice; keep one")

@@ -1,6 +1,6 @@
 """What a validated recipe says, as plain frozen values. No torch, no methods: only the grammar."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -102,12 +102,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a recipe: verb `project` or `fit` with a method and its options, or verb `scale` with a number."""
+    """One step of a recipe: verb `project`, `fit`, `merge` with a method and its options, or `scale` with a number."""
 
     id: str
-    verb: Literal["project", "scale", "fit"]
+    verb: Literal["project", "scale", "fit", "merge"]
     method: str
-    """Name of the projector or fit; "scale" for scale."""
+    """Name of the projector, fit or merge; "scale" for scale."""
     selection: Selection
     options: BaseModel | None = None
     number: Any = None
@@ -117,6 +117,19 @@ class Step:
     """fit: the rows that it measures on."""
     models: Mapping[str, Reference] = field(default_factory=dict)
     """Option that names a model → that model."""
+    result: str | None = None
+    """merge: name of the delta that replaces those of the selection; None for every other verb."""
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    """merge: delta → number, as in `Recipe.weights`; 1.0 where absent."""
+
+
+def live_names(deltas: Iterable[str], steps: Sequence[Step]) -> tuple[str, ...]:
+    """The deltas below these steps: the declared ones, and results of merges in place of what they merge."""
+    names = list(deltas)
+    for step in steps:
+        if step.result is not None:
+            names = [*(name for name in names if name not in step.selection.deltas), step.result]
+    return tuple(names)
 
 
 GateMeasure = Literal["retention", "forgetting", "perplexity_ratio", "think_format", "smoke"]
@@ -169,7 +182,7 @@ class Recipe:
     geometry: Mapping[str, GeometrySpec]
     steps: tuple[Step, ...]
     weights: Mapping[str, Any] = field(default_factory=dict)
-    """delta → number (float, gradient list, or tuple of FilteredNumber); 1.0 where absent."""
+    """live delta → number (float, gradient list, or tuple of FilteredNumber); 1.0 where absent."""
     output: Output = field(default_factory=Output)
     evaluate: Mapping[str, DataSpec] = field(default_factory=dict)
     """Rows to measure the result on; the names `forget` and `retain` fix the role."""
@@ -178,6 +191,16 @@ class Recipe:
     source: Path | None = None
     text: str = ""
     """The recipe as resolved (extends and --set applied), canonical YAML: what is hashed, stored and run again."""
+
+    @property
+    def live(self) -> tuple[str, ...]:
+        """The deltas that are added at the end: those that no step merged away, and results of merges."""
+        return live_names(self.deltas, self.steps)
+
+    @property
+    def merges(self) -> tuple[Step, ...]:
+        """The steps that merge: alone, they make of the deltas as loaded what the recipe compares its result with."""
+        return tuple(step for step in self.steps if step.verb == "merge")
 
     @property
     def data(self) -> tuple[DataSpec, ...]:

@@ -22,6 +22,7 @@ _EXPECTED = {
     "string_type": "expected text",
     "bool_type": "expected true or false",
     "list_type": "expected a list",
+    "dict_type": "expected a map",
 }
 
 Model = TypeVar("Model", bound=BaseModel)

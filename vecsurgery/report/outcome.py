@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from vecsurgery.report import fitted, judged, summary
+from vecsurgery.report import fitted, judged, merged, summary
 from vecsurgery.report.numbers import counted, percent
 from vecsurgery.report.record import Record
 from vecsurgery.report.wording import kinds
@@ -95,6 +95,7 @@ def verdict(record: Record) -> str:
     its norm; the embedding and norms added unchanged; no warnings."
     """
     clauses = [_clause(record, name, change) for name, change in summary.totals(record).items()]
+    clauses += merged.clauses(record)
     clauses += _without_geometry(record) if not clauses else []
     clauses += _other_fits(record)
     clauses += _added_beside(record)

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable, Sequence
 
-from vecsurgery.report import fitted, judged, outcome, summary, wording
+from vecsurgery.report import fitted, judged, merged, outcome, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
 from vecsurgery.report.record import ModelRecord, OthersRecord, Record
 
@@ -76,15 +76,18 @@ def treated(item: OthersRecord) -> str:
 
 def sources(record: Record) -> list[tuple[str, str]]:
     """(what, description) of `into`, each delta and each geometry."""
-    lines = [("into", model(record["into"]))]
+    lines, away = [("into", model(record["into"]))], merged.gone(record)
     for name, delta in record["deltas"].items():
         adapter, tuned, base = delta.get("adapter"), delta["tuned"], delta["base"]
         pair = [model(item) for item in (tuned, base) if item]
         described = f"adapter {model(adapter)}" if adapter else " − ".join(pair)
         weight = delta.get("weight", 1.0)
         weighed = f", weight {number(weight) if isinstance(weight, int | float) else weight}"
+        if name in away:
+            weighed = f", merged into {away[name]}"
         changed = f", {counted(delta['changed'], 'tensor')} changed" if "changed" in delta else ""
         lines.append((f"delta {name}", described + weighed + changed))
+    lines += merged.sources(record)
     for name, item in record["geometry"].items():
         counts = wording.counts({what: count for what, count in item["counts"].items() if what != "positions"})
         positions = f"{counted(item['tokens'], 'position')} at {counted(item['sites'], 'site')}"

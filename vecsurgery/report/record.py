@@ -74,7 +74,8 @@ class StepRecord(TypedDict):
     activation bias before and as intended after; `rank` directions used, or singular values kept; `energy` the
     directions' share of the geometry's energy; `energy_removed` 1 − norm_ratio²; `strength` λ; `floor` share of the
     bias that is out of reach; `rtol_leak` share of the bias left; `kept` share of the entries that stay; `factor` the
-    number of a scale. Others are shown under their own names.
+    number of a scale; of a merge `merged_norm` ‖D′‖, `merged` deltas that changed the matrix, `cosine_least`,
+    `cosine_largest` of two of them. Others are shown under their own names.
     """
 
     step: str
@@ -90,8 +91,9 @@ class StepRecord(TypedDict):
 class StoredRecord(TypedDict):
     """One matrix measured on the stored weights, after rounding, against one geometry.
 
-    The raw change is Σ weight·delta as loaded, the intended one Σ weight·delta as the steps left it, the stored one
-    the difference between the written tensor and `into`. The bias is that of the whole change.
+    The raw change is Σ weight·delta as loaded (and merged, where the recipe merges), the intended one Σ weight·delta as
+    the steps left it, the stored one the difference between the written tensor and `into`. The bias is that of the
+    whole change.
     """
 
     rab_before: float
@@ -187,6 +189,21 @@ class FitRecord(TypedDict):
 
 
 @with_config(_STRICT)
+class MergeRecord(TypedDict):
+    """One merge. `facts`, over the block matrices: `merged_norm` of the result, `cosine_least`, `cosine_largest`."""
+
+    step: str
+    method: str
+    deltas: list[str]
+    delta: str
+    """The name of the result."""
+    weights: NotRequired[dict[str, float | list[float] | list[dict[str, Any]]]]
+    """Where the method takes them."""
+    tensors: int
+    facts: dict[str, float]
+
+
+@with_config(_STRICT)
 class EvaluationRecord(TypedDict):
     """One data source of `evaluate`, measured on three models."""
 
@@ -196,7 +213,9 @@ class EvaluationRecord(TypedDict):
     data: dict[str, str]
     """Data file → SHA-256."""
     figures: dict[str, dict[str, float]]
-    """into, raw (`into` plus the deltas as loaded) and edited → figure (names as in docs/evaluation.md) → value."""
+    """into, raw (`into` plus the deltas as loaded, merged where the recipe merges) and edited → figure (names as in
+    docs/evaluation.md) → value.
+    """
     warnings: list[str]
 
 
@@ -241,6 +260,7 @@ class Record(TypedDict):
     deltas: dict[str, DeltaRecord]
     geometry: dict[str, GeometryRecord]
     fits: NotRequired[list[FitRecord]]
+    merges: NotRequired[list[MergeRecord]]
     evaluation: NotRequired[dict[str, EvaluationRecord]]
     gates: NotRequired[list[GateRecord]]
     matrices: list[MatrixRecord]

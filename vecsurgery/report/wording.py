@@ -18,7 +18,7 @@ _KINDS = (
 )
 """What a tensor outside of the measured matrices is, by its name; the first that fits."""
 _PLURALS = {"bias": "biases"}
-_PLACES = {"id", "delta", "deltas", "geometry", "modules", "layers", "where", "except"}
+_PLACES = {"id", "as", "delta", "deltas", "geometry", "modules", "layers", "where", "except"}
 _ROWS = {"data", "template", "rows", "limit", "max_tokens", "max_length", "seed"}
 """Keys of a step that say where it acts and on what, not how."""
 
@@ -61,7 +61,7 @@ def settings(options: Mapping[str, Any]) -> str:
     >>> settings({"project": "null_space", "geometry": "g", "rtol": 0.1, "others": "drop"})
     'rtol 0.1, others drop'
     """
-    verbs = {"project", "fit"}
+    verbs = {"project", "fit", "merge"}
     shown = {key: value for key, value in options.items() if key not in _PLACES | _ROWS | verbs}
     return ", ".join(
         f"{key} {_value(value)}" for key, value in shown.items() if isinstance(value, bool | int | float | str)
@@ -78,7 +78,7 @@ def step_settings(record: Record) -> dict[str, str]:
 
 
 def _name(step: Mapping[str, Any]) -> str:
-    return str(step.get("project") or step.get("fit") or "scale")
+    return str(step.get("project") or step.get("fit") or step.get("merge") or "scale")
 
 
 def _value(value: Any) -> str:

@@ -157,7 +157,9 @@ def scaled_to(
 
     inputs = opened(recipe, overrides)
     _, delta = _what(inputs)
-    sampling = Sampling(inputs, Candidates(assembled(inputs, {}, {}, steps=()), (), delta), compute, progress)
+    sampling = Sampling(
+        inputs, Candidates(assembled(inputs, {}, {}, steps=inputs.recipe.merges), (), delta), compute, progress
+    )
     line = sampling.points([("into", 1.0), *(("raw", each) for each in (*SCALES, *_BEYOND))])
     level = (forget_capped - line[0].forget_capped) / (line[len(SCALES)].forget_capped - line[0].forget_capped)
     finer = _between(line[1:], (level,), line[0])
@@ -192,12 +194,13 @@ def _what(inputs: Inputs) -> tuple[Step | None, str]:
     fit = next((step for step in inputs.recipe.steps if step.verb == "fit"), None)
     if fit is not None:
         return fit, fit.selection.deltas[0]
-    if len(inputs.deltas) > 1:
+    live = inputs.recipe.live
+    if len(live) > 1:
         raise InputError(
-            f"drawing a curve: the recipe has the deltas {', '.join(inputs.deltas)} and no fit that names one; "
+            f"drawing a curve: the recipe has the deltas {', '.join(live)} and no fit that names one; "
             "give it a fit, or one delta"
         )
-    return None, next(iter(inputs.deltas))
+    return None, live[0]
 
 
 def _method(inputs: Inputs) -> str:

@@ -70,4 +70,5 @@ def assembled(
         weights=inputs.recipe.weights,
         dtype=inputs.recipe.output.dtype,
         coefficients={name: found.tensors for name, found in coefficients.items()},
+        merges=inputs.merges,
     )

@@ -38,12 +38,13 @@ from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry, measure
 from vecsurgery.planning.checking import check_distinct, check_fit
 from vecsurgery.planning.costs import output_type
+from vecsurgery.planning.inputs import named_merges
 from vecsurgery.planning.vocabulary import align
 from vecsurgery.progress import Progress, silent
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe import Method, RecipeError, parse_number, parse_reference, parse_steps
 from vecsurgery.recipe.problems import unknown
-from vecsurgery.recipe.types import Reference, Step
+from vecsurgery.recipe.types import Reference, Step, live_names
 from vecsurgery.surgery.writing import row_pieces
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def edit(
     sources = {name: _source(name, given, target) for name, given in deltas.items()}
     available = methods.available()
     parsed = _parsed(steps, available, deltas=list(sources), geometry=list(geometry or {}))
-    numbers = _numbers(weights or {}, sources)
+    numbers = _numbers(weights or {}, live_names(sources, parsed))
     projectors = {name: each for name, each in available.items() if isinstance(each, Projector)}
     for source in sources.values():
         check_fit(source, parsed)
@@ -129,7 +130,7 @@ def edit(
         else:
             opened[name] = given if isinstance(given, Geometry) else Geometry.open(Path(given))
         opened[name].require(model_fingerprint=target.fingerprint)
-    return Edited(target, sources, parsed, projectors, reader, numbers, dtype)
+    return Edited(target, sources, parsed, projectors, reader, numbers, dtype, merges=named_merges(parsed, available))
 
 
 def _parsed(steps: Sequence[Mapping[str, Any]], available: Mapping[str, Method], **names: list[str]) -> Sequence[Step]:
@@ -140,14 +141,17 @@ def _parsed(steps: Sequence[Mapping[str, Any]], available: Mapping[str, Method],
     for step in parsed:
         if step.verb == "fit":
             raise InputError(
-                f"step {step.id!r}: a fit measures losses of stored checkpoints; `edit` takes the steps project and "
-                "scale: write a recipe and call `run`"
+                f"step {step.id!r}: a fit measures losses of stored checkpoints; `edit` takes the steps project, "
+                "scale and merge: write a recipe and call `run`"
             )
     return parsed
 
 
-def _numbers(weights: Mapping[str, Any], deltas: Mapping[str, DeltaSource]) -> dict[str, Any]:
-    """The number of each delta that has one. Errors: InputError for a delta that is not there, or no number."""
+def _numbers(weights: Mapping[str, Any], deltas: Sequence[str]) -> dict[str, Any]:
+    """The number of each delta that has one. `deltas`: those that are left below the steps.
+
+    Errors: InputError for a delta that is not there, or no number.
+    """
     numbers = {}
     for name, value in weights.items():
         if name not in deltas:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -37,7 +38,8 @@ from vecsurgery.planning.checking import check_inputs, require_disk
 from vecsurgery.planning.inputs import Inputs, label
 from vecsurgery.planning.plans import Plan, make_plan
 from vecsurgery.progress import Progress, silent
-from vecsurgery.recipe.types import DataSpec, Reference
+from vecsurgery.recipe.numbers import plain_number
+from vecsurgery.recipe.types import DataSpec, Reference, Step
 from vecsurgery.report.record import (
     VERSION,
     CurvePointRecord,
@@ -45,6 +47,8 @@ from vecsurgery.report.record import (
     FitRecord,
     GeometryRecord,
     LeftOutRecord,
+    MatrixRecord,
+    MergeRecord,
     ModelRecord,
     OthersRecord,
     Record,
@@ -85,11 +89,12 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
         with clock.phase("write"):
             _write(plan, geometries, coefficients, partial, progress)
         with clock.phase("evaluate"):
-            raw = assembled(inputs, geometries, coefficients, steps=())
+            raw = assembled(inputs, geometries, coefficients, steps=inputs.recipe.merges)
             with preview(partial, config, index_text(plan.shards), inputs.into.folder) as edited:
                 judgement = judged(inputs, raw, edited, compute=compute, progress=progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
         record["fits"] = [_fit_record(plan, each, partial) for each in coefficients.values()]
+        record["merges"] = [_merge_record(plan, step, record["matrices"]) for step in inputs.recipe.merges]
         record["evaluation"], record["gates"] = judgement.evaluation, judgement.gates
         record["files"][CONFIG_FILE] = hashlib.sha256(config).hexdigest()
         _finish(plan, record, partial)
@@ -130,6 +135,26 @@ def _fit_record(plan: Plan, found: Coefficients, partial: Partial) -> FitRecord:
         sha256=file_sha256(partial.path / file),
         data={str(path): file_sha256(path) for path in step.data.data},
     )
+
+
+def _merge_record(plan: Plan, step: Step, matrices: Sequence[MatrixRecord]) -> MergeRecord:
+    found = [each["facts"] for matrix in matrices for each in matrix["steps"] if each["step"] == step.id]
+    facts = {"merged_norm": math.hypot(*(each["merged_norm"] for each in found))}
+    for name, chosen in (("cosine_least", min), ("cosine_largest", max)):
+        cosines = [each[name] for each in found if name in each]
+        facts |= {name: chosen(cosines)} if cosines else {}
+    assert step.result is not None  # the grammar: a merge has a result
+    record = MergeRecord(
+        step=step.id,
+        method=step.method,
+        deltas=list(step.selection.deltas),
+        delta=step.result,
+        tensors=sum((step.id, "merge") in item.steps for item in plan.tensors.values()),
+        facts=facts,
+    )
+    if step.weights:
+        record["weights"] = {name: plain_number(number) for name, number in step.weights.items()}
+    return record
 
 
 class _Clock:
