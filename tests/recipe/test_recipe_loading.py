@@ -133,11 +133,11 @@ def test_two_steps_with_the_same_id_are_refused(problems: Problems, valid: str) 
     ("line", "says"),
     [
         ("deltas: {}", "deltas: expected a map from names"),
-        ("deltas: {x: }", "deltas.x: expected a map with some of the keys tuned, base, adapter; got nothing"),
-        ("deltas: {x: {}}", "deltas.x: a delta has exactly one of the keys tuned and adapter; got neither"),
-        ("deltas: {x: {tuned: tuned, adapter: adapter}}", "got both"),
+        ("deltas: {x: }", "deltas.x: expected a map with some of the keys tuned, base, adapter, file; got nothing"),
+        ("deltas: {x: {}}", "deltas.x: a delta has exactly one of the keys tuned, adapter and file; got none"),
+        ("deltas: {x: {tuned: tuned, adapter: adapter}}", "got tuned and adapter"),
         ("deltas: {x: {adapter: adapter, base: tuned}}", "deltas.x.base: base goes with tuned"),
-        ("deltas: {x: {file: a.safetensors}}", "deltas.x.file: unknown key 'file'"),
+        ("deltas: {x: {file: original}}", "deltas.x.file: there is no delta.json in"),
         ("deltas: {a b: {tuned: tuned}}", "deltas.a b: 'a b' cannot be a name"),
         ("deltas: {x: {tuned: ./gone}}", "deltas.x.tuned: there is no folder"),
     ],
@@ -206,7 +206,9 @@ def test_other_shard_sizes_are_refused(problems: Problems, valid: str, text: str
     assert "expected a size in bytes" in found
 
 
-@pytest.mark.parametrize("line", ["format: delta", "dtype: bf16", "keep_geometry: yes", "shards: 3"])
+@pytest.mark.parametrize(
+    "line", ["format: gguf", "dtype: bf16", "keep_geometry: yes", "shards: 3", "rank: 4", "others: drop"]
+)
 def test_other_outputs_are_refused(problems: Problems, valid: str, line: str) -> None:
     (found,) = problems(f"{valid}output: {{{line}}}\n")
     assert found.startswith(f"11: output.{line.split(':')[0]}: ")

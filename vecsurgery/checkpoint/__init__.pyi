@@ -10,6 +10,7 @@ from .layout import missing_parameters as missing_parameters
 from .layout import settle_tying as settle_tying
 from .layout import trace_layout as trace_layout
 from .memory import InMemory as InMemory
+from .mirrored import mirrored_files as mirrored_files
 from .partial import Partial as Partial
 from .partial import check_output as check_output
 from .partial import open_partial as open_partial
@@ -21,6 +22,7 @@ from .reference import resolve as resolve
 from .reference import revision_of as revision_of
 from .shards import ShardPlan as ShardPlan
 from .shards import index_text as index_text
+from .shards import plan_groups as plan_groups
 from .shards import plan_shards as plan_shards
 from .sidefiles import config_bytes as config_bytes
 from .sidefiles import copy_side_files as copy_side_files

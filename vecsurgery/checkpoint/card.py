@@ -1,9 +1,9 @@
 """The model card (README.md) of an output: where it comes from, how it was made, under which licence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _TAGS = ("vecsurgery", "merge", "task-arithmetic")
 
@@ -29,21 +29,35 @@ class Card:
     warnings: tuple[str, ...]
 
 
-def model_card(title: str, sources: Sequence[CardSource], recipe: str, summary: str = "") -> Card:
+Form = Literal["checkpoint", "delta", "adapter", "patched"]
+_HOLDS: Mapping[Form, str] = {
+    "checkpoint": "Tokenizer, chat template and generation settings are copies of the first one's.",
+    "patched": "Tokenizer, chat template and generation settings are copies of the first one's.",
+    "delta": "It holds the change alone: `vecsurgery apply` adds it to the first one.",
+    "adapter": "It is a LoRA adapter of the first one, for PEFT.",
+}
+
+
+def model_card(
+    title: str, sources: Sequence[CardSource], recipe: str, summary: str = "", form: Form = "checkpoint"
+) -> Card:
     """Compose the card, without network.
 
-    `sources`: `into` first. `recipe`: its text, shown in a code block. `summary`: a sentence on what happened.
+    `sources`: `into` first. `recipe`: its text, shown in a code block. `summary`: a sentence on what happened. `form`:
+    what the folder holds.
     The licence is that of the sources where all state the same one, else `other`, with a warning.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     licence, warnings = _licence(sources)
-    hub_ids = list(dict.fromkeys(source.hub_id for source in sources if source.hub_id))
-    extra: dict[str, Any] = {"base_model_relation": "merge"} if hub_ids else {}
-    data = ModelCardData(
-        license=licence, library_name="transformers", base_model=hub_ids or None, tags=list(_TAGS), **extra
-    )
-    return Card(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(title, sources, recipe, summary)}")), warnings)
+    named = sources[:1] if form == "adapter" else sources
+    hub_ids = list(dict.fromkeys(source.hub_id for source in named if source.hub_id))
+    relation = "adapter" if form == "adapter" else "merge"
+    extra: dict[str, Any] = {"base_model_relation": relation} if hub_ids and form != "delta" else {}
+    library = {"delta": None, "adapter": "peft"}.get(form, "transformers")
+    data = ModelCardData(license=licence, library_name=library, base_model=hub_ids or None, tags=list(_TAGS), **extra)
+    body = _body(title, sources, recipe, summary, form)
+    return Card(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), warnings)
 
 
 def licence_of(folder: Path) -> str | None:
@@ -76,7 +90,7 @@ def _licence(sources: Sequence[CardSource]) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _body(title: str, sources: Sequence[CardSource], recipe: str, summary: str) -> str:
+def _body(title: str, sources: Sequence[CardSource], recipe: str, summary: str, form: Form) -> str:
     recipe = recipe.rstrip("\n")
     fence = "```"
     while fence in recipe:
@@ -87,12 +101,12 @@ def _body(title: str, sources: Sequence[CardSource], recipe: str, summary: str) 
     lines += [
         f"Made with [vecsurgery](https://pypi.org/project/vecsurgery/) from `{sources[0].name}`"
         + (" and " + ", ".join(f"`{source.name}`" for source in sources[1:]) if sources[1:] else "")
-        + ". Tokenizer, chat template and generation settings are copies of the first one's.",
+        + f". {_HOLDS[form]}",
         "",
         f"{fence}yaml",
         recipe,
         fence,
-        "",
-        "`surgery.json` holds the figures of every matrix and the hashes of all inputs and outputs.",
     ]
+    if form != "patched":
+        lines += ["", "`surgery.json` holds the figures of every matrix and the hashes of all inputs and outputs."]
     return "\n".join(lines) + "\n"

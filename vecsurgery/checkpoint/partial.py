@@ -143,19 +143,20 @@ def open_partial(out: Path, plan_hash: str, *, inputs: Sequence[Path] = ()) -> I
         os.close(descriptor)
 
 
-def publish(partial: Partial, config: bytes, *, failed: bool = False) -> Path:
+def publish(partial: Partial, config: bytes, *, failed: bool = False, name: str = CONFIG_FILE) -> Path:
     """Finish: write config.json as the last file, sync everything, and give the folder its name in one step.
 
     The journal is moved out before, so that what has the name holds nothing else, wherever this is cut off.
 
-    `config`: the bytes of config.json. `failed`: the result does not get the name OUT but OUT.failed, or the first of
-    OUT.failed-2, OUT.failed-3 … that is free. Call it inside `open_partial`. Returns the folder. Errors: RunError where
-    the file system fails, InputError where something came into being at OUT meanwhile.
+    `name`: of the last file, where the folder is no checkpoint. `config`: its bytes. `failed`: the result does not get
+    the name OUT but OUT.failed, or the first of OUT.failed-2, OUT.failed-3 … that is free. Call it inside
+    `open_partial`. Returns the folder. Errors: RunError where the file system fails, InputError where something came
+    into being at OUT meanwhile.
     """
     if not failed:
         check_output(partial.out)
     target = _failed_path(partial.out) if failed else partial.out
-    atomic.write_bytes(partial.path / CONFIG_FILE, config)
+    atomic.write_bytes(partial.path / name, config)
     with write_errors(target):
         _sync_tree(partial.path)
         aside = _aside(partial.path)

@@ -55,6 +55,8 @@ class ShardPlan:
 
     file: str
     tensors: tuple[TensorPlan, ...]
+    head: bytes | None = None
+    """The first bytes, where they are to be those of another file with the same tensors in the same places."""
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +65,8 @@ class ShardPlan:
 
     def header(self) -> bytes:
         """The first bytes of the file: length, JSON, padded with spaces so that the data start at a multiple of 8."""
+        if self.head is not None:
+            return self.head
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         offset = 0
         for tensor in self.tensors:
@@ -77,6 +81,25 @@ class ShardPlan:
         return len(text).to_bytes(8, "little") + text
 
 
+def plan_groups(
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], sizes: Sequence[int], shard_size: int, stem: str
+) -> list[ShardPlan]:
+    """Cut tensors in the given order into groups of which each is written as one file `stem-…`.
+
+    `sizes`: bytes that each tensor is expected to take there (0: it is only read); none is cut off for such alone.
+    The plan of a group names the tensors that are read for it, not what its file holds.
+    """
+    groups: list[list[TensorPlan]] = [[]]
+    filled = 0
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if filled and size and filled + size > shard_size:
+            groups.append([])
+            filled = 0
+        groups[-1].append(plan_tensor(*tensor))
+        filled += size
+    return [ShardPlan(_file_name(number, len(groups), stem), tuple(group)) for number, group in enumerate(groups, 1)]
+
+
 def plan_shards(tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_size: int) -> list[ShardPlan]:
     """Cut (name, dtype, shape) in the given order into files of at most `shard_size` bytes.
 
@@ -86,7 +109,7 @@ def plan_shards(tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_size:
     """
     if shard_size < 1:
         raise InputError(f"cutting the output into files: shard_size is {shard_size}, expected at least 1 byte")
-    plans = [_tensor_plan(*tensor) for tensor in tensors]
+    plans = [plan_tensor(*tensor) for tensor in tensors]
     _refuse_repeats(plans)
     groups: list[list[TensorPlan]] = [[]]
     filled = 0
@@ -109,7 +132,8 @@ def index_text(shards: Sequence[ShardPlan]) -> str | None:
     return json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=2, sort_keys=True) + "\n"
 
 
-def _tensor_plan(name: str, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
+def plan_tensor(name: str, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
+    """A tensor to be written. Errors: UnsupportedError for a type that safetensors lacks."""
     if dtype not in _TYPES:
         raise UnsupportedError(
             f"planning the output: tensor {name!r} has type {dtype!r}, which safetensors cannot hold; "
@@ -126,8 +150,8 @@ def _refuse_repeats(plans: Sequence[TensorPlan]) -> None:
         seen.add(plan.name)
 
 
-def _file_name(number: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+def _file_name(number: int, count: int, stem: str = "model") -> str:
+    return f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05d}-of-{count:05d}.safetensors"
 
 
 def _aligned(group: Sequence[TensorPlan]) -> tuple[TensorPlan, ...]:

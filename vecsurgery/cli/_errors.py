@@ -10,7 +10,7 @@ from vecsurgery.errors import VecsurgeryError
 
 INTERRUPTED = 130
 _JSON = "vecsurgery.json"
-_RESUMABLE = ("run", "reproduce", "measure")
+_RESUMABLE = ("run", "reproduce", "measure", "extract", "apply", "undo")
 
 
 def remember_format(ctx: click.Context, arguments: Sequence[str]) -> None:

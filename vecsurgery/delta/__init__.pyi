@@ -1,5 +1,8 @@
 from .adapter import Adapter as Adapter
+from .applied import Applied as Applied
 from .difference import Difference as Difference
+from .folder import DeltaFolder as DeltaFolder
+from .from_file import FromFile as FromFile
 from .sources import DeltaSource as DeltaSource
 from .sources import check_tying as check_tying
 from .types import Delta as Delta

@@ -20,26 +20,33 @@ from vecsurgery.report.record import StoredRecord
 _NEEDED = {"norm", "norm_ratio", "rab", "rab_after", "leak"}
 
 
-def figures(edit: TensorEdit, base: Tensor, matrix: Matrix, subspaces: Subspaces) -> dict[str, StoredRecord]:
+def figures(
+    edit: TensorEdit, base: Tensor, matrix: Matrix, subspaces: Subspaces, *, written: Delta | None = None
+) -> dict[str, StoredRecord]:
     """Measure the raw, the intended and the stored change of one matrix against every geometry of its steps.
 
-    `base`: the tensor of `into` as stored. Returns a record per geometry.
+    `base`: the tensor of `into` as stored. `written`: the change where the output holds it by itself; by default, what
+    the edited tensor is away from `base`. Returns a record per geometry.
     """
     used = _used(edit.facts)
     if not used or edit.raw is None or edit.total is None:
         return {}
     weight = base.to(torch.promote_types(base.dtype, torch.float32))
-    change = edit.tensor.to(weight.dtype, copy=True).sub_(weight)
-    if matrix.transposed:
-        weight, change = weight.T, change.T
+    change = written or Dense(_seen(edit.tensor.to(weight.dtype, copy=True).sub_(weight), matrix))
+    weight = _seen(weight, matrix)
     known = _known(edit)
     records = {}
     for geometry, rank in used.items():
         subspace = subspaces(geometry, matrix.tensor)
         raw, total = known or (_Bias.of(edit.raw, subspace, rank), _Bias.of(edit.total, subspace, rank))
-        stored = _Bias.of(Dense(change), subspace, rank)
+        stored = _Bias.of(change, subspace, rank)
         records[geometry] = _record(raw, total, stored, _Bias.of(Dense(weight), subspace, 0))
     return records
+
+
+def _seen(values: Tensor, matrix: Matrix) -> Tensor:
+    """As (out, in)."""
+    return values.T if matrix.transposed else values
 
 
 @dataclass(frozen=True)

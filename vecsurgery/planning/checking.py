@@ -56,7 +56,7 @@ def check_inputs(inputs: Inputs) -> Check:
         "tensors": len(inputs.into.layout.tensors),
         "sites": len(inputs.into.layout.sites),
         "models": {"into": inputs.recipe.into.text},
-        "deltas": {name: _delta(spec) for name, spec in inputs.recipe.deltas.items()},
+        "deltas": {name: delta_text(spec) for name, spec in inputs.recipe.deltas.items()},
         "distances": {},
         "geometry": {},
     }
@@ -77,10 +77,12 @@ def check_inputs(inputs: Inputs) -> Check:
     return Check(tuple(dict.fromkeys(warnings)), facts, tuple(data_warnings))
 
 
-def _delta(spec: DeltaSpec) -> str:
+def delta_text(spec: DeltaSpec) -> str:
     """A delta in the recipe's words."""
     if spec.adapter is not None:
         return f"adapter {spec.adapter.text}"
+    if spec.file is not None:
+        return f"delta {spec.file}"
     return f"{spec.tuned.text if spec.tuned else ''} − {spec.base.text if spec.base else 'into'}"
 
 
@@ -131,9 +133,10 @@ def _tokenizers(inputs: Inputs) -> list[str]:
 
 
 def _pair(inputs: Inputs, name: str, pair: Pair, facts: dict[str, Any]) -> list[str]:
-    if pair.tuned is None or pair.base is None:
+    if pair.base is None:
         return []
-    models = {"tuned": pair.tuned} if pair.base is inputs.into else {"tuned": pair.tuned, "base": pair.base}
+    named = {"tuned": pair.tuned, "base": pair.base if pair.base is not inputs.into else None}
+    models = {role: model for role, model in named.items() if model is not None}
     warnings = lineage_warnings(name, inputs.into, models)
     if pair.base is not inputs.into:
         value = distance(inputs.into, pair.base)

@@ -124,7 +124,6 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
             action = "edit"
         elif touch.effect in ("scale", "fit") and action not in ("edit", "merge"):
             action = "scale"
-    size = prod(info.shape)
     own = _own_costs(inputs, info, present)
     return PlannedTensor(
         tensor=info.name,
@@ -133,7 +132,7 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
         deltas=tuple(present),
         steps=tuple(steps),
         reads=_tensor_reads(inputs, info, present),
-        writes=size * item_size(output_type(info, inputs.recipe.output.dtype)),
+        writes=_written(inputs, info, copied=not live or action == "copy"),
         memory=tensor_memory(inputs, info, len(present)) + max((cost.memory for cost in own), default=0),
         flops=_tensor_flops(inputs, info, present) + sum(cost.flops for cost in own),
     )
@@ -161,6 +160,19 @@ def _own_costs(inputs: Inputs, info: TensorInfo, present: Sequence[str]) -> list
 def _merges(inputs: Inputs, touch: Touch, info: TensorInfo, present: Sequence[str]) -> bool:
     """Whether a step merges something of this tensor. `present`: those of its deltas that change it."""
     return touch.effect == "merge" and reaches(inputs.merges[touch.step.method], info, present)
+
+
+def _written(inputs: Inputs, info: TensorInfo, *, copied: bool) -> int:
+    """Bytes of one tensor in the output: of a delta without its patch, which is known when it is written."""
+    output = inputs.recipe.output
+    size = item_size(output_type(info, output.dtype))
+    if output.format == "checkpoint":
+        return prod(info.shape) * size
+    if copied:
+        return 0
+    if output.format == "adapter" and output.rank is not None and info.matrix is not None:
+        return output.rank * sum(info.shape) * 4
+    return prod(info.shape) * size
 
 
 def _tensor_reads(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:

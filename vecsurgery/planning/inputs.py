@@ -9,7 +9,7 @@ from typing import Any
 from vecsurgery.calibration import OtherAnswers, Prompt, Samples
 from vecsurgery.checkpoint import Stored, plan_download, require_space, resolve, revision_of
 from vecsurgery.checkpoint.types import Weights
-from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
+from vecsurgery.delta import Adapter, DeltaFolder, DeltaSource, Difference, FromFile, WithAdapter
 from vecsurgery.editing.touches import Touch, touches
 from vecsurgery.errors import UnsupportedError
 from vecsurgery.fits import Fit
@@ -32,11 +32,12 @@ from vecsurgery.recipe.types import ROLES, DeltaSpec, Recipe, Reference, Step
 
 @dataclass(frozen=True)
 class Pair:
-    """The models behind one delta; `tuned` and `base` are None for an adapter."""
+    """The models behind one delta; `tuned` and `base` are None for an adapter, `tuned` for a delta folder."""
 
     tuned: Weights | None
     base: Weights | None
     adapter: Path | None = None
+    file: DeltaFolder | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ class Inputs:
     def folders(self) -> list[Path]:
         """Folders of all inputs: none of them may be the output."""
         adapters = [pair.adapter for pair in self.pairs.values() if pair.adapter is not None]
-        return [*self.stored, *adapters]
+        files = [pair.file.path for pair in self.pairs.values() if pair.file is not None]
+        return [*self.stored, *adapters, *files]
 
 
 def label(reference: Reference) -> str:
@@ -185,11 +187,12 @@ def open_inputs(recipe: Recipe, methods: Mapping[str, Projector | Fit | Merge]) 
         )
     pairs = {name: _pair(spec, model, into) for name, spec in recipe.deltas.items()}
     alignments = {
-        name: align(name, into, pair.tuned, pair.base, tokenizers)
+        # What tuned was is no longer known where a file stands for it: its rows are those of its base.
+        name: align(name, into, pair.tuned or pair.base, pair.base, tokenizers)
         for name, pair in pairs.items()
-        if pair.tuned is not None and pair.base is not None
+        if pair.base is not None
     }
-    deltas = {name: _source(name, pair, into, alignments.get(name)) for name, pair in pairs.items()}
+    deltas = {name: delta_source(name, pair, into, alignments.get(name)) for name, pair in pairs.items()}
     recipe = with_references(recipe, _pinned)
     models = {name: model(spec.model) if spec.model else into for name, spec in recipe.geometry.items()}
     return Inputs(
@@ -230,16 +233,23 @@ def _pinned(reference: Reference) -> Reference:
 def _pair(spec: DeltaSpec, model: Any, into: Weights) -> Pair:
     if spec.adapter is not None:
         return Pair(None, None, resolve(spec.adapter))
-    assert spec.tuned is not None  # the recipe's grammar: exactly one of tuned and adapter
-    return Pair(model(spec.tuned), model(spec.base) if spec.base else into)
+    base = model(spec.base) if spec.base else into
+    if spec.file is not None:
+        return Pair(None, base, file=DeltaFolder(spec.file))
+    assert spec.tuned is not None  # the recipe's grammar: exactly one of tuned, adapter and file
+    return Pair(model(spec.tuned), base)
 
 
-def _source(name: str, pair: Pair, into: Stored, alignment: Alignment | None) -> DeltaSource:
+def delta_source(name: str, pair: Pair, into: Weights, alignment: Alignment | None) -> DeltaSource:
+    """The delta of a pair, to be added to `into`. Errors: InputError where it does not fit."""
     if pair.adapter is not None:
         return Adapter(name, pair.adapter, into)
-    assert pair.tuned is not None
     assert pair.base is not None
-    return Difference(name, pair.tuned, pair.base, into, row_masks=alignment.masks if alignment else {})
+    masks = alignment.masks if alignment else {}
+    if pair.file is not None:
+        return FromFile(name, pair.file, pair.base, into, row_masks=masks)
+    assert pair.tuned is not None
+    return Difference(name, pair.tuned, pair.base, into, row_masks=masks)
 
 
 def _references(recipe: Recipe) -> list[Reference]:

@@ -16,7 +16,7 @@ import torch
 
 import vecsurgery
 from vecsurgery.calibration import Samples
-from vecsurgery.checkpoint import ShardPlan, file_sha256, plan_shards
+from vecsurgery.checkpoint import ShardPlan, file_sha256
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.editing.touches import Touch, geometry_names
 from vecsurgery.errors import InputError, UnsupportedError
@@ -31,10 +31,10 @@ from vecsurgery.planning.costs import (
     fit_cost,
     geometry_cost,
     judging_cost,
-    output_type,
     tensor_cost,
 )
 from vecsurgery.planning.inputs import Inputs
+from vecsurgery.planning.outputs import planned_files, require_held
 from vecsurgery.planning.plantext import plan_text
 from vecsurgery.progress import Progress, silent
 
@@ -201,13 +201,10 @@ def make_plan(inputs: Inputs, *, compute: Compute = "float32", progress: Progres
     for name, found in sites.items():
         _require_sites(inputs, name, found)
     geometry = {name: geometry_cost(inputs, name, found) for name, found in sites.items()}
-    dtype = inputs.recipe.output.dtype
-    shards = plan_shards(
-        [(info.name, output_type(info, dtype), info.shape) for info in layout.tensors.values()],
-        inputs.recipe.output.shard_size,
-    )
+    require_held(inputs, tensors)
+    shards = planned_files(inputs, tensors)
     fits = {step.id: fit_cost(inputs, step, tensors) for step in inputs.recipe.steps if step.verb == "fit"}
-    return Plan(inputs, tensors, geometry, fits, judging_cost(inputs, tensors), tuple(shards), changed, compute)
+    return Plan(inputs, tensors, geometry, fits, judging_cost(inputs, tensors), shards, changed, compute)
 
 
 def _answers(samples: Samples) -> str:

@@ -14,7 +14,7 @@ from .numbers import parse_number
 from .problems import Problems, join
 from .steps import Known, Method, build_steps
 from .tree import Node
-from .types import DeltaSpec, GeometrySpec, Output, Recipe
+from .types import DeltaSpec, GateSpec, GeometrySpec, Output, Recipe
 from .validation import check_keys, key_names, validated
 
 Built = TypeVar("Built")
@@ -43,6 +43,7 @@ class Builder:
         paths = f"paths, lists of paths, or {_maps_of(DataKeys)}"
         evaluate = self.entries(root.child("evaluate"), "evaluate", paths, self.named.rows)
         gates = Judging(self.named, self.problems, list(evaluate)).gates(root.child("gates"))
+        self._require_loadable(root, output, gates)
         if self.problems or into is None or output is None:
             return None
         return Recipe(
@@ -78,13 +79,17 @@ class Builder:
         keys = validated(node, DeltaKeys, path, self.problems)
         given = {key: node.child(key) for key in ("tuned", "base", "adapter")}
         built = {key: self.named.reference(child, join(path, key)) for key, child in given.items()}
-        if isinstance(node.value, dict) and (given["tuned"] is None) == (given["adapter"] is None):
-            got = "neither" if given["tuned"] is None else "both"
-            self.problems.add(node.place, path, f"a delta has exactly one of the keys tuned and adapter; got {got}")
+        file = self.named.delta_folder(node.child("file"), join(path, "file"))
+        origins = [key for key in ("tuned", "adapter", "file") if node.child(key) is not None]
+        if isinstance(node.value, dict) and len(origins) != 1:
+            got = " and ".join(origins) or "none of them"
+            self.problems.add(
+                node.place, path, f"a delta has exactly one of the keys tuned, adapter and file; got {got}"
+            )
         elif given["adapter"] is not None and given["base"] is not None:
-            what = "base goes with tuned; an adapter is added to into and has no base here"
+            what = "base goes with tuned and file; an adapter is added to into and has no base here"
             self.problems.add(given["base"].place, join(path, "base"), what)
-        return None if keys is None else DeltaSpec(built["tuned"], built["base"], built["adapter"])
+        return None if keys is None else DeltaSpec(built["tuned"], built["base"], built["adapter"], file)
 
     def geometry(self, node: Node, path: str) -> GeometrySpec | None:
         """One entry of `geometry`."""
@@ -111,6 +116,15 @@ class Builder:
             what = f"file stands alone or with model: what was measured is recorded in it; remove {', '.join(others)}"
             self.problems.add(file.place, join(path, "file"), what)
 
+    def _require_loadable(self, root: Node, output: Output | None, gates: tuple[GateSpec, ...]) -> None:
+        """`think_format` loads the written model, which only a checkpoint is."""
+        node = root.child("gates")
+        if node is not None and output is not None and output.format != "checkpoint":
+            for gate in gates:
+                if gate.writing is not None:
+                    what = f"think_format loads the written model; it goes with format: checkpoint, not {output.format}"
+                    self.problems.add(node.place, "gates", what)
+
     def weights(self, node: Node | None, live: Live) -> dict[str, object]:
         """The top-level weights, by delta. `live`: the deltas that are left below all steps."""
         if node is None:
@@ -135,7 +149,18 @@ class Builder:
         if node is None:
             return Output()
         keys = validated(node, OutputKeys, "output", self.problems)
-        return None if keys is None else Output(keys.format, keys.dtype, keys.shard_size, keys.keep_geometry)
+        if keys is None:
+            return None
+        self._check_format(node, keys)
+        return Output(keys.format, keys.dtype, keys.shard_size, keys.keep_geometry, keys.rank, keys.others)
+
+    def _check_format(self, node: Node, keys: OutputKeys) -> None:
+        """Keys that only an adapter has, and one that it lacks."""
+        for key in ("rank", "others") if keys.format != "adapter" else ("shard_size",):
+            child = node.child(key)
+            if child is not None:
+                what = "goes with format: adapter" if keys.format != "adapter" else "an adapter is one file"
+                self.problems.add(child.place, join("output", key), f"{what}; remove this key")
 
 
 def _maps_of(keys: type[BaseModel]) -> str:

@@ -11,7 +11,7 @@ from .numbers import plain_number
 from .references import canonical
 from .selection import plain_layers
 from .tree import Loader
-from .types import DataSpec, DeltaSpec, GateSpec, GeometrySpec, Recipe, Reference, Selection, Step
+from .types import DataSpec, DeltaSpec, GateSpec, GeometrySpec, Output, Recipe, Reference, Selection, Step
 from .validation import key_names
 
 
@@ -54,7 +54,7 @@ def with_references(recipe: Recipe, change: Callable[[Reference], Reference]) ->
         recipe,
         into=change(recipe.into),
         deltas={
-            name: DeltaSpec(changed(delta.tuned), changed(delta.base), changed(delta.adapter))
+            name: DeltaSpec(changed(delta.tuned), changed(delta.base), changed(delta.adapter), delta.file)
             for name, delta in recipe.deltas.items()
         },
         geometry={name: replace(geometry, model=changed(geometry.model)) for name, geometry in recipe.geometry.items()},
@@ -80,20 +80,23 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
         "geometry": {name: _geometry(geometry) for name, geometry in recipe.geometry.items()},
         "steps": [_step(step) for step in recipe.steps],
         "weights": {name: plain_number(weight) for name, weight in weights.items()},
-        "output": {
-            "format": recipe.output.format,
-            "dtype": recipe.output.dtype,
-            "shard_size": recipe.output.shard_size,
-            "keep_geometry": recipe.output.keep_geometry,
-        },
+        "output": _output(recipe.output),
         "evaluate": {name: _data(data) for name, data in recipe.evaluate.items()},
         "gates": [_gate(gate) for gate in recipe.gates],
     }
 
 
+def _output(output: Output) -> dict[str, Any]:
+    values = {"format": output.format, "dtype": output.dtype}
+    adapter = output.format == "adapter"
+    cut = _given({"rank": output.rank, "others": output.others}) if adapter else {"shard_size": output.shard_size}
+    return {**values, **cut, "keep_geometry": output.keep_geometry}
+
+
 def _delta(delta: DeltaSpec) -> dict[str, str]:
     references = {"tuned": delta.tuned, "base": delta.base, "adapter": delta.adapter}
-    return {key: canonical(reference) for key, reference in references.items() if reference is not None}
+    named = {key: canonical(reference) for key, reference in references.items() if reference is not None}
+    return named if delta.file is None else {"file": str(delta.file), **named}
 
 
 def _geometry(geometry: GeometrySpec) -> dict[str, Any]:

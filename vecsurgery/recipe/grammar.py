@@ -190,11 +190,20 @@ class GeometryKeys(DataKeys):
 
 
 class DeltaKeys(_Keys):
-    """One delta: tuned − base, or an adapter to add to into."""
+    """One delta: tuned − base, an adapter to add to into, or a delta folder that was made before."""
 
     tuned: str | None = Field(default=None, min_length=1, description="The model whose difference from base is edited.")
-    base: str | None = Field(default=None, min_length=1, description="What tuned was trained from; into by default.")
+    base: str | None = Field(
+        default=None,
+        min_length=1,
+        description="What tuned was trained from, or file was made from; into by default.",
+    )
     adapter: str | None = Field(default=None, min_length=1, description="A PEFT adapter, instead of tuned and base.")
+    file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A folder that extract, or a run with output: {format: delta}, has made, instead of tuned.",
+    )
 
 
 class StepKeys(_Keys):
@@ -268,9 +277,24 @@ class GateKeys(DataKeys):
 class OutputKeys(_Keys):
     """What is written."""
 
-    format: Literal["checkpoint"] = Field(default="checkpoint", description="A whole checkpoint.")
+    format: Literal["checkpoint", "delta", "adapter"] = Field(
+        default="checkpoint",
+        description="A whole checkpoint, the edited delta alone with what it takes to apply and undo it bit for bit, "
+        "or a PEFT adapter.",
+    )
     dtype: Literal["stored", "float32", "bfloat16", "float16"] = Field(
-        default="stored", description="Storage type of the result; stored: each tensor's type in into."
+        default="stored",
+        description="Storage type of the result; stored: each tensor's type in into, float32 for factors.",
+    )
+    rank: int | None = Field(
+        default=None,
+        ge=1,
+        description="adapter: rank of every matrix; without it every delta must be of low rank by itself.",
+    )
+    others: Literal["refuse", "drop"] = Field(
+        default="refuse",
+        description="adapter: what becomes of changed tensors that it cannot hold (norms, biases, embeddings): an "
+        "error that names them (refuse), or left out (drop).",
     )
     shard_size: Size = Field(
         default=5_000_000_000, description="Most bytes of a weight file, as a number or as in 5GB (10⁹ bytes)."

@@ -9,6 +9,9 @@ from .tree import Node
 from .types import DataSpec, Reference
 from .validation import validated
 
+_DELTA = "delta.json"
+"""What a delta folder is known by."""
+
 
 class Named:
     """Resolves models and files; every problem on the way is recorded, and what is wrong comes out as None."""
@@ -47,6 +50,25 @@ class Named:
                 self.problems.add(child.place, where, what)
             found.append(file)
         return tuple(found)
+
+    def delta_folder(self, node: Node | None, path: str) -> Path | None:
+        """The folder of a delta, named by itself or by the delta.json in it."""
+        if node is None:
+            return None
+        if not isinstance(node.value, str):
+            self.problems.add(node.place, path, f"expected the folder of a delta; got {node.describe()}")
+            return None
+        try:
+            folder = absolute(node.value, node.place.folder)
+            folder = folder.parent if folder.name == _DELTA and not folder.is_dir() else folder
+            found = (folder / _DELTA).is_file()
+        except (OSError, RuntimeError, ValueError) as error:
+            self.problems.add(node.place, path, f"the path {node.value!r} cannot be used: {error}")
+            return None
+        if not found and self.require_files:
+            what = f"there is no {_DELTA} in {folder} (relative paths start at the folder of the recipe)"
+            self.problems.add(node.place, path, f"{what}; expected a folder that extract or format: delta has made")
+        return folder
 
     def data(self, node: Node, path: str, keys: DataKeys | None) -> DataSpec | None:
         """The rows that the data keys of a map name; `keys` are these, validated, or None where they are wrong."""

@@ -80,11 +80,14 @@ class GeometrySpec:
 
 @dataclass(frozen=True)
 class DeltaSpec:
-    """One delta: tuned − base, or an adapter. Exactly one of `tuned` and `adapter` is set; `base` None means `into`."""
+    """One delta: tuned − base, an adapter, or a delta folder made before. Exactly one of `tuned`, `adapter` and `file`
+    is set; `base` None means `into`."""
 
     tuned: Reference | None = None
     base: Reference | None = None
     adapter: Reference | None = None
+    file: Path | None = None
+    """The folder that holds delta.json; `base` is then what it was made from."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +170,19 @@ class GateSpec:
 class Output:
     """What is written."""
 
-    format: Literal["checkpoint"] = "checkpoint"
+    format: Literal["checkpoint", "delta", "adapter"] = "checkpoint"
     dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
     shard_size: int = 5_000_000_000
     keep_geometry: bool = True
+    rank: int | None = None
+    """adapter: the rank of every matrix; None where every delta is of low rank by itself."""
+    others: Literal["refuse", "drop"] = "refuse"
+    """adapter: what becomes of changed tensors that an adapter cannot hold."""
+
+    @property
+    def weights_dtype(self) -> Literal["stored", "float32", "bfloat16", "float16"]:
+        """The type of the edited weights: `dtype` says how a delta or an adapter stores its own numbers."""
+        return self.dtype if self.format == "checkpoint" else "stored"
 
 
 @dataclass(frozen=True)

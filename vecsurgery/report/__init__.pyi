@@ -5,6 +5,7 @@ from .curve import curve_picture as curve_picture
 from .curve import curve_text as curve_text
 from .evaluated import evaluation_picture as evaluation_picture
 from .evaluated import evaluation_text as evaluation_text
+from .holding import written as written
 from .inspected_picture import inspection_picture as inspection_picture
 from .inspection import Inspection as Inspection
 from .outcome import verdict as verdict

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from vecsurgery.report import fitted, judged, merged, summary
+from vecsurgery.report import fitted, holding, judged, merged, summary
 from vecsurgery.report.numbers import counted, percent
 from vecsurgery.report.record import Record
 from vecsurgery.report.wording import kinds
@@ -30,6 +30,7 @@ def warnings(record: Record) -> list[str]:
     found = _of_matrices(record) + _of_selection(record)
     found += fitted.warnings(record)
     found += [*record["warnings"], *_of_rounding(record)]
+    found += record["written"]["warnings"] if "written" in record else []
     found += judged.warnings(record)
     found += [f"geometry {name}: {text}" for name, item in record["geometry"].items() for text in item["warnings"]]
     return by_weight(found)
@@ -99,6 +100,7 @@ def verdict(record: Record) -> str:
     clauses += _without_geometry(record) if not clauses else []
     clauses += _other_fits(record)
     clauses += _added_beside(record)
+    clauses += holding.clause(record)
     gates = judged.clause(record)
     if gates:
         clauses.insert(len(clauses) if all(gate["passed"] for gate in judged.gates(record)) else 0, gates)

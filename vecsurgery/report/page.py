@@ -3,7 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.report import fitted, judged, outcome, pictures, summary, wording
+from vecsurgery.report import fitted, holding, judged, outcome, pictures, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
 from vecsurgery.report.plain import BIAS, figure, optional, sources, treated
 from vecsurgery.report.record import FitRecord, MatrixRecord, Record
@@ -36,6 +36,8 @@ def html(record: Record, *, worst: int = 10) -> str:
             evaluated=judged.sources(record),
             amplified=fitted.unamplified(record),
             geometries=[_geometry(record, name, total, worst) for name, total in summary.totals(record).items()],
+            holds=holding.written(record),
+            inexact=holding.inexact(record),
             layers=summary.layers(record),
             changes={name: summary.by_layer(record, name) for name in summary.totals(record)},
         )

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable, Sequence
 
-from vecsurgery.report import fitted, judged, merged, outcome, summary, wording
+from vecsurgery.report import fitted, holding, judged, merged, outcome, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
 from vecsurgery.report.record import ModelRecord, OthersRecord, Record
 
@@ -24,6 +24,7 @@ def text(record: Record, *, worst: int = 10) -> str:
         _sources,
         _steps,
         _fits,
+        holding.written,
         _outcomes,
         lambda record: [line for name in summary.totals(record) for line in _worst(record, name, worst)],
         _passed,
@@ -81,6 +82,7 @@ def sources(record: Record) -> list[tuple[str, str]]:
         adapter, tuned, base = delta.get("adapter"), delta["tuned"], delta["base"]
         pair = [model(item) for item in (tuned, base) if item]
         described = f"adapter {model(adapter)}" if adapter else " − ".join(pair)
+        described = f"delta {model(delta['file'])}" if "file" in delta else described
         weight = delta.get("weight", 1.0)
         weighed = f", weight {number(weight) if isinstance(weight, int | float) else weight}"
         if name in away:

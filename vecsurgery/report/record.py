@@ -35,11 +35,13 @@ class ModelRecord(TypedDict):
 
 @with_config(_STRICT)
 class DeltaRecord(TypedDict):
-    """One delta; an adapter has no `tuned` and no `base`."""
+    """One delta; an adapter has no `tuned` and no `base`, a delta folder no `tuned`."""
 
     tuned: ModelRecord | None
     base: ModelRecord | None
     adapter: NotRequired[ModelRecord | None]
+    file: NotRequired[ModelRecord]
+    """The delta folder that stands for `tuned`."""
     weight: NotRequired[float | list[float] | list[dict[str, Any]]]
     """The recipe's number; 1 where absent."""
     changed: NotRequired[int]
@@ -236,6 +238,40 @@ class GateRecord(TypedDict):
 
 
 @with_config(_STRICT)
+class AdapterMatrixRecord(TypedDict):
+    """One matrix of an adapter that was written."""
+
+    tensor: str
+    rank: int
+    error: float
+    """‖D − B A‖/‖D‖ of the edited delta D: 0 where the factors are its own."""
+
+
+@with_config(_STRICT)
+class WrittenRecord(TypedDict):
+    """What an output holds that is no checkpoint."""
+
+    format: Literal["delta", "adapter"]
+    tensors: int
+    """Changed tensors that it holds."""
+    bytes: int
+    """Of its weight files, the patch included."""
+    kinds: dict[str, int]
+    """delta: dense, rows, factored or bits → number of tensors."""
+    rounding: float
+    """Largest ‖D − D as written‖/‖D‖ of a tensor."""
+    patch_bytes: NotRequired[int]
+    """delta: bytes of what makes apply and undo exact."""
+    patched: NotRequired[dict[str, int]]
+    """delta: apply, undo → entries whose bits the sum alone would miss."""
+    matrices: NotRequired[list[AdapterMatrixRecord]]
+    """adapter: in walking order."""
+    dropped: NotRequired[list[str]]
+    """adapter: changed tensors that it cannot hold, left out as the recipe says."""
+    warnings: list[str]
+
+
+@with_config(_STRICT)
 class Record(TypedDict):
     """Everything that a report says."""
 
@@ -263,6 +299,8 @@ class Record(TypedDict):
     merges: NotRequired[list[MergeRecord]]
     evaluation: NotRequired[dict[str, EvaluationRecord]]
     gates: NotRequired[list[GateRecord]]
+    written: NotRequired[WrittenRecord]
+    """What was written in place of a checkpoint; absent where that was one."""
     matrices: list[MatrixRecord]
     """In walking order."""
     left_out: list[LeftOutRecord]

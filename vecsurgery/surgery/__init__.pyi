@@ -8,3 +8,7 @@ from .api import verify as verify
 from .calls import edit as edit
 from .calls import weights_of as weights_of
 from .calls import write as write
+from .patching import Patched as Patched
+from .patching import apply as apply
+from .patching import extract as extract
+from .patching import undo as undo

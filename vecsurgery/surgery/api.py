@@ -200,9 +200,9 @@ def _inputs(record: Record) -> dict[str, str]:
     for measured in [*record.get("fits", []), *record.get("evaluation", {}).values(), *record.get("gates", [])]:
         found |= measured.get("data", {})
     for name, delta in record["deltas"].items():
-        adapter = delta.get("adapter")
-        if adapter is not None:
-            found[f"deltas.{name}.adapter"] = adapter["fingerprint"]
+        for key, made in (("adapter", delta.get("adapter")), ("file", delta.get("file"))):
+            if made is not None:
+                found[f"deltas.{name}.{key}"] = made["fingerprint"]
     return found
 
 

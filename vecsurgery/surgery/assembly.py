@@ -1,17 +1,17 @@
 """From opened inputs, geometry files and coefficient files to the edited weights."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from vecsurgery.checkpoint.types import Weights
-from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
+from vecsurgery.delta import DeltaSource, WithAdapter
 from vecsurgery.editing.audit import Remembered
 from vecsurgery.editing.edited import Edited
 from vecsurgery.editing.sites import SiteReader
 from vecsurgery.fits import Coefficients
 from vecsurgery.geometry import Geometry
-from vecsurgery.planning.inputs import Inputs
+from vecsurgery.planning.inputs import Inputs, delta_source
 from vecsurgery.recipe.types import Step
 
 Reader = TypeVar("Reader", bound=Weights)
@@ -32,18 +32,14 @@ def rewired(inputs: Inputs, wrap: Callable[[Weights, str], Reader]) -> Rewired[R
     into = wrapped[id(inputs.into)]
     deltas: dict[str, DeltaSource] = {}
     for name, pair in inputs.pairs.items():
-        if pair.adapter is not None:
-            deltas[name] = Adapter(name, pair.adapter, into)
-            continue
-        assert pair.tuned is not None
-        assert pair.base is not None
-        tuned, base = _wrapped(pair.tuned, wrapped), _wrapped(pair.base, wrapped)
-        alignment = inputs.alignments.get(name)
-        deltas[name] = Difference(name, tuned, base, into, row_masks=alignment.masks if alignment else {})
+        read = replace(pair, tuned=_wrapped(pair.tuned, wrapped), base=_wrapped(pair.base, wrapped))
+        deltas[name] = delta_source(name, read, into, inputs.alignments.get(name))
     return Rewired(into, deltas, tuple(wrapped.values()))
 
 
-def _wrapped(model: Weights, wrapped: Mapping[int, Weights]) -> Weights:
+def _wrapped(model: Weights | None, wrapped: Mapping[int, Weights]) -> Weights | None:
+    if model is None:
+        return None
     if isinstance(model, WithAdapter):
         return WithAdapter(wrapped[id(model.weights)], model.adapter_folder)
     return wrapped[id(model)]
@@ -68,7 +64,7 @@ def assembled(
         projectors=inputs.projectors,
         subspaces=SiteReader(geometries, inputs.into.layout),
         weights=inputs.recipe.weights,
-        dtype=inputs.recipe.output.dtype,
+        dtype=inputs.recipe.output.weights_dtype,
         coefficients={name: found.tensors for name, found in coefficients.items()},
         merges=inputs.merges,
     )

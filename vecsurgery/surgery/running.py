@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import vecsurgery
 from vecsurgery import report
@@ -18,14 +17,9 @@ from vecsurgery.checkpoint import (
     Partial,
     Stored,
     check_output,
-    config_bytes,
-    copy_side_files,
     file_sha256,
-    index_text,
     model_card,
     open_partial,
-    plan_side_files,
-    preview,
     publish,
     write_bytes,
 )
@@ -55,13 +49,13 @@ from vecsurgery.report.record import (
 )
 from vecsurgery.surgery.assembly import assembled
 from vecsurgery.surgery.fitting import coefficient_file, fitted
+from vecsurgery.surgery.formats import format_of, write_all
 from vecsurgery.surgery.geometries import FOLDER, measured, rule_text
 from vecsurgery.surgery.judging import Judgement, judged
-from vecsurgery.surgery.writing import AuditedInputs, write_all
+from vecsurgery.surgery.writing import AuditedInputs
 
 _PACKAGES = ("torch", "transformers", "safetensors", "mergekit", "tokenizers", "numpy")
 RECORD_FILE = "surgery.json"
-CONFIG_FILE = "config.json"
 
 
 def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress: Progress = silent) -> Record:
@@ -81,7 +75,7 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
         if partial.resumed:
             finished = len(partial.journal.finished())
             progress(f"going on in {partial.path.name}", finished, len(plan.shards), "weight files")
-        config = config_bytes(inputs.into.folder, inputs.recipe.output.dtype)
+        form = format_of(plan)
         with clock.phase("measure"):
             geometries = measured(plan, partial.path / FOLDER, progress)
         with clock.phase("fit"):
@@ -90,15 +84,17 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
             _write(plan, geometries, coefficients, partial, progress)
         with clock.phase("evaluate"):
             raw = assembled(inputs, geometries, coefficients, steps=inputs.recipe.merges)
-            with preview(partial, config, index_text(plan.shards), inputs.into.folder) as edited:
+            last = form.content(plan, partial)
+            with form.opened(plan, partial, last) as edited:
                 judgement = judged(inputs, raw, edited, compute=compute, progress=progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
         record["fits"] = [_fit_record(plan, each, partial) for each in coefficients.values()]
         record["merges"] = [_merge_record(plan, step, record["matrices"]) for step in inputs.recipe.merges]
         record["evaluation"], record["gates"] = judgement.evaluation, judgement.gates
-        record["files"][CONFIG_FILE] = hashlib.sha256(config).hexdigest()
+        _note_output(plan, record, partial)
+        record["files"][form.last] = hashlib.sha256(last).hexdigest()
         _finish(plan, record, partial)
-        folder = publish(partial, config, failed=bool(judgement.failed))
+        folder = publish(partial, last, failed=bool(judgement.failed), name=form.last)
     if judgement.failed:
         raise GateError(_failure(judgement, folder))
     return record
@@ -186,6 +182,15 @@ def _write(
         audited.close()
 
 
+def _note_output(plan: Plan, record: Record, partial: Partial) -> None:
+    """What the format tells of its files, and those that stand beside the weights."""
+    form = format_of(plan)
+    described = form.described(plan, partial)
+    if described is not None:
+        record["written"] = described
+    record["files"] |= form.finish(plan, partial)
+
+
 def _record(
     plan: Plan,
     geometries: dict[str, Geometry],
@@ -218,7 +223,7 @@ def _record(
             for (delta, step, treatment), names in plan.others().items()
         ],
         inputs={key: value for shard in plan.shards for key, value in entries[shard.file].facts["inputs"].items()},
-        files={name: entry.written.sha256 for name, entry in entries.items()},
+        files={},
         warnings=list(warnings),
     )
     order = {name: number for number, name in enumerate(inputs.into.layout.order)}
@@ -257,6 +262,9 @@ def _delta_record(plan: Plan, name: str) -> DeltaRecord:
         record["adapter"] = ModelRecord(
             reference=spec.adapter.text, revision=None, fingerprint=inputs.deltas[name].fingerprint
         )
+    if pair.file is not None:
+        made = ModelRecord(reference=str(pair.file.path), revision=None, fingerprint=pair.file.fingerprint)
+        record["file"] = made
     weight = inputs.recipe.weights.get(name)
     if isinstance(weight, float | int | list):
         record["weight"] = weight
@@ -316,27 +324,19 @@ def _edited_whole(inputs: Inputs, tensor: str, delta: str, steps: Collection[str
 
 
 def _finish(plan: Plan, record: Record, partial: Partial) -> None:
-    """Side files, index, card, recipe, record and report; config.json comes last, from `publish`."""
+    """Card, recipe, record and report; the file that makes the folder a result comes last, from `publish`."""
     inputs = plan.inputs
     files: dict[str, str] = record["files"]
-    side = plan_side_files(inputs.into.folder)
-    for name, written in copy_side_files(inputs.into.folder, partial.path, side.copied).items():
-        files[name] = written.sha256
     title = f"{label(inputs.recipe.into)}, edited with vecsurgery"
     sources = _sources(inputs)
     recipe = _without_places(inputs)
-    record["warnings"] += model_card(title, sources, recipe).warnings
+    form = inputs.recipe.output.format
+    record["warnings"] += model_card(title, sources, recipe, form=form).warnings
     record["verdict"] = report.verdict(record)
-    card = model_card(title, sources, recipe, record["verdict"])
-    texts: dict[str, Any] = {
-        "README.md": card.text,
-        "recipe.yaml": inputs.recipe.text,
-        "model.safetensors.index.json": index_text(plan.shards),
-    }
-    for name, text in texts.items():
-        if text is not None:
-            write_bytes(partial.path / name, text.encode())
-            files[name] = file_sha256(partial.path / name)
+    card = model_card(title, sources, recipe, record["verdict"], form)
+    for name, text in {"README.md": card.text, "recipe.yaml": inputs.recipe.text}.items():
+        write_bytes(partial.path / name, text.encode())
+        files[name] = file_sha256(partial.path / name)
     files |= {entry["file"]: entry["sha256"] for entry in record.get("fits", [])}
     forgotten: list[str] = []
     if inputs.recipe.output.keep_geometry:
@@ -346,6 +346,7 @@ def _finish(plan: Plan, record: Record, partial: Partial) -> None:
     write_bytes(partial.path / "report.html", report.html(record).encode())
     write_bytes(partial.path / RECORD_FILE, report.dumps(record).encode())
     _forget_geometry(forgotten, partial)
+    format_of(plan).clean(plan, partial)
 
 
 def _without_places(inputs: Inputs) -> str:
@@ -380,6 +381,8 @@ def _sources(inputs: Inputs) -> list[CardSource]:
         named += [(spec.tuned, pair.tuned, None)] if spec.tuned else []
         named += [(spec.base, pair.base, None)] if spec.base else []
         named += [(spec.adapter, None, pair.adapter)] if spec.adapter else []
+        folder = pair.file.path if pair.file else None
+        named += [(Reference(str(folder), folder, str(folder)), None, folder)] if folder else []
     sources = []
     for reference, model, adapter in named:
         folder = model.folder if isinstance(model, Stored) else adapter

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vecsurgery.checkpoint import Partial, ShardPlan, write_shard
 from vecsurgery.checkpoint.types import TensorInfo, Weights
+from vecsurgery.delta import Delta
 from vecsurgery.editing.audit import Audited
 from vecsurgery.editing.edited import Edited, TensorEdit
 from vecsurgery.editing.figures import figures
@@ -53,7 +54,7 @@ class AuditedInputs(Rewired[Audited]):
             reader.close()
 
 
-def write_all(
+def write_checkpoint(
     plan: Plan, edited: Edited, audited: AuditedInputs, partial: Partial, progress: Progress = silent
 ) -> None:
     """Write every shard that the journal does not know yet. Errors: RunError, with what is finished kept."""
@@ -98,22 +99,34 @@ def _matrix(edited: Edited, info: TensorInfo, facts: ShardFacts) -> Tensor:
     """The edited matrix alone: its deltas are gone when the next one is computed."""
     result = edited.edit(info.name, figures=True)
     if result.facts:
-        facts.matrices.append(_matrix_record(edited, info, result))
+        facts.matrices.append(matrix_record(edited, info, result))
     return result.tensor
 
 
 def row_pieces(weights: Weights, info: TensorInfo) -> Iterator[Tensor]:
     """A tensor that works row by row, in pieces of at most `ROW_CHUNK` bytes."""
+    for rows in _row_slices(info):
+        yield weights.read(info.name, rows)
+
+
+def row_slices(info: TensorInfo) -> Iterator[slice | None]:
+    """How a tensor is walked over: a block matrix whole, since its steps need all of it, others in pieces of rows."""
+    return iter([None]) if info.matrix is not None else _row_slices(info)
+
+
+def _row_slices(info: TensorInfo) -> Iterator[slice | None]:
+    """Slices of at most `ROW_CHUNK` bytes; None, which stands for all, where there is one alone."""
     size = prod(info.shape) * item_size(info.dtype)
     if len(info.shape) < 2 or size <= ROW_CHUNK:
-        yield weights.read(info.name)
+        yield None
         return
     step = max(1, ROW_CHUNK * info.shape[0] // size)
     for start in range(0, info.shape[0], step):
-        yield weights.read(info.name, slice(start, min(start + step, info.shape[0])))
+        yield slice(start, min(start + step, info.shape[0]))
 
 
-def _matrix_record(edited: Edited, info: TensorInfo, result: TensorEdit) -> MatrixRecord:
+def matrix_record(edited: Edited, info: TensorInfo, result: TensorEdit, *, stored: Delta | None = None) -> MatrixRecord:
+    """What the steps did to a block matrix, with figures of the tensor as it was written, or of the change `stored`."""
     assert info.matrix is not None
     steps = [
         StepRecord(
@@ -126,7 +139,7 @@ def _matrix_record(edited: Edited, info: TensorInfo, result: TensorEdit) -> Matr
         )
         for fact in result.facts
     ]
-    stored = figures(result, edited.into.read(info.name), info.matrix, edited.subspaces)
+    measured = figures(result, edited.into.read(info.name), info.matrix, edited.subspaces, written=stored)
     shape = tuple(reversed(info.shape)) if info.matrix.transposed else info.shape
     return MatrixRecord(
         tensor=info.name,
@@ -135,5 +148,5 @@ def _matrix_record(edited: Edited, info: TensorInfo, result: TensorEdit) -> Matr
         roles=list(dict.fromkeys(part.role for part in info.matrix.parts)),
         shape=list(shape),
         steps=steps,
-        stored=stored,
+        stored=measured,
     )

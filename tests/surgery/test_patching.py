@@ -1,0 +1,235 @@
+"""Deltas as files: extract, apply and undo give back every byte, and refuse whatever they were not made for."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support import models
+from support.results import same_bits, tensors_of, write_adapter
+from torch import Tensor
+
+import vecsurgery
+from vecsurgery.delta import DeltaFolder
+from vecsurgery.errors import InputError, RunError, VecsurgeryError
+from vecsurgery.surgery import patching
+
+CASES = [
+    ("llama", torch.bfloat16, "1GB"),
+    ("gpt2", torch.float16, "1GB"),
+    ("qwen2", torch.float32, "60kB"),
+    ("mixtral", torch.bfloat16, "60kB"),
+]
+"""Untied; transposed matrices; tied with biases, sharded; fused experts, sharded."""
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"}
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[case[0] for case in CASES])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base`, `tuned`, and `delta` made of them; zeros and negative zeros among the numbers."""
+    architecture, dtype, shard_size = request.param
+    root = tmp_path_factory.mktemp(architecture)
+    models.checkpoint(root / "base", architecture, seed=1, dtype=dtype, shard_size=shard_size, num_hidden_layers=2)
+    (root / "base" / "chat_template.jinja").write_text("{{ messages }}")
+    models.perturbed(root / "base", root / "tuned", seed=2)
+    for name, step in (("base", 5), ("tuned", 3)):
+        for file in (root / name).glob("*.safetensors"):
+            tensors = load_file(file)
+            for tensor in tensors.values():
+                tensor.view(-1)[::step] = -0.0
+            save_file(tensors, file, metadata={"format": "pt"})
+    vecsurgery.extract(root / "base", root / "tuned", root / "delta")
+    return root
+
+
+def test_apply_gives_the_tuned_bytes_and_undo_the_base_files(pair: Path, tmp_path: Path) -> None:
+    found = vecsurgery.apply(pair / "base", pair / "delta", tmp_path / "applied")
+    back = vecsurgery.undo(tmp_path / "applied", pair / "delta", tmp_path / "back")
+    assert files_of(tmp_path / "applied") == files_of(pair / "tuned")
+    assert files_of(tmp_path / "back") == files_of(pair / "base")
+    assert found.patched > 0
+    assert back.patched > 0
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_the_record_and_the_description_state_the_size_of_the_patch(pair: Path) -> None:
+    record = vecsurgery.surgery.api.read(pair / "delta")
+    headers = load_file(pair / "delta" / "delta.safetensors")
+    sizes = [values.nbytes for name, values in headers.items() if name.endswith((".at", ".bits"))]
+    assert record["written"]["patch_bytes"] == sum(sizes) > 0
+    assert DeltaFolder(pair / "delta").description.patch_bytes == sum(sizes)
+    assert set(vecsurgery.verify(pair / "delta").values()) == {"same"}
+    assert f"{patching.readable(sum(sizes))}" in vecsurgery.report.text(record)
+
+
+def test_another_model_is_refused_and_nothing_is_left(pair: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="was made from base"):
+        vecsurgery.apply(pair / "tuned", pair / "delta", tmp_path / "out")
+    with pytest.raises(InputError, match="expected what `apply` made with it"):
+        vecsurgery.undo(pair / "base", pair / "delta", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("plain")
+    models.checkpoint(root / "base", seed=1, dtype=torch.bfloat16, num_hidden_layers=1)
+    models.perturbed(root / "base", root / "tuned", seed=2, only="mlp")
+    vecsurgery.extract(root / "base", root / "tuned", root / "delta")
+    return root
+
+
+def spoilt(plain: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(plain / "delta", tmp_path / "delta"))
+
+
+def test_one_changed_bit_in_the_edited_checkpoint_is_refused(plain: Path, tmp_path: Path) -> None:
+    vecsurgery.apply(plain / "base", plain / "delta", tmp_path / "applied")
+    file = tmp_path / "applied" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5000] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="its bytes are not those that"):
+        vecsurgery.undo(tmp_path / "applied", plain / "delta", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_damaged_value_is_found_by_the_hash_of_the_result(plain: Path, tmp_path: Path) -> None:
+    folder = spoilt(plain, tmp_path)
+    tensors = load_file(folder / "delta.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight.values"
+    tensors[name] = tensors[name] * 2
+    save_file(tensors, folder / "delta.safetensors")
+    described = json.loads((folder / "delta.json").read_text())
+    described["files"]["delta.safetensors"]["size"] = (folder / "delta.safetensors").stat().st_size
+    (folder / "delta.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match="the result has not the SHA-256"):
+        vecsurgery.apply(plain / "base", folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda found: found | {"version": 2}, "version 2; expected"),
+        (lambda found: found | {"surprise": 1}, "surprise"),
+        (lambda found: found | {"files": {"../delta.safetensors": {"size": 1, "sha256": "0"}}}, "bare names"),
+        (lambda found: found | {"files": {"/etc/passwd": {"size": 1, "sha256": "0"}}}, "bare names"),
+        (lambda found: found | {"files": {}}, "not listed"),
+        (lambda found: [found], "expected a JSON object"),
+    ],
+)
+def test_a_wrong_description_is_refused(plain: Path, tmp_path: Path, change: object, says: str) -> None:
+    folder = spoilt(plain, tmp_path)
+    path = folder / "delta.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))  # type: ignore[operator]
+    with pytest.raises(InputError, match=says):
+        vecsurgery.apply(plain / "base", folder, tmp_path / "out")
+
+
+def test_a_cut_off_file_is_refused_by_its_size(plain: Path, tmp_path: Path) -> None:
+    folder = spoilt(plain, tmp_path)
+    file = folder / "delta.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(InputError, match="should have"):
+        vecsurgery.apply(plain / "base", folder, tmp_path / "out")
+
+
+def test_a_folder_that_is_no_delta_is_refused(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no delta\.json"):
+        vecsurgery.apply(plain / "base", plain / "tuned", tmp_path / "out")
+
+
+def test_nothing_of_the_users_is_overwritten(plain: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    for call in (
+        lambda: vecsurgery.apply(plain / "base", plain / "delta", taken),
+        lambda: vecsurgery.undo(plain / "base", plain / "delta", plain / "base"),
+        lambda: vecsurgery.apply(plain / "base", plain / "delta", plain / "delta"),
+        lambda: vecsurgery.extract(plain / "base", plain / "tuned", taken),
+    ):
+        with pytest.raises(InputError):
+            call()
+    assert (taken / "mine.txt").read_text() == "mine"
+    assert [path.name for path in taken.iterdir()] == ["mine.txt"]
+
+
+def test_only_changed_tensors_and_rows_are_stored(plain: Path, tmp_path: Path) -> None:
+    tuned = Path(shutil.copytree(plain / "base", tmp_path / "tuned"))
+    tensors = load_file(tuned / "model.safetensors")
+    tensors["model.embed_tokens.weight"][[3, 7]] += 1.0
+    save_file(tensors, tuned / "model.safetensors", metadata={"format": "pt"})
+    record = vecsurgery.extract(plain / "base", tuned, tmp_path / "delta")
+    stored = load_file(tmp_path / "delta" / "delta.safetensors")
+    assert record["written"]["kinds"] == {"rows": 1}
+    assert stored["model.embed_tokens.weight.rows"].tolist() == [3, 7]
+    assert stored["model.embed_tokens.weight.values"].shape == (2, 32)
+    vecsurgery.apply(plain / "base", tmp_path / "delta", tmp_path / "applied")
+    assert files_of(tmp_path / "applied") == files_of(tuned)
+
+
+def test_a_longer_vocabulary_of_the_tuned_model_is_left_out_and_undone_all_the_same(
+    plain: Path, tmp_path: Path
+) -> None:
+    tuned = models.checkpoint(
+        tmp_path / "tuned", seed=4, dtype=torch.bfloat16, num_hidden_layers=1, vocab_size=models.VOCABULARY + 4
+    )
+    models.write_tokenizer(tuned, size=models.VOCABULARY + 4)
+    vecsurgery.extract(plain / "base", tuned, tmp_path / "delta")
+    vecsurgery.apply(plain / "base", tmp_path / "delta", tmp_path / "applied")
+    vecsurgery.undo(tmp_path / "applied", tmp_path / "delta", tmp_path / "back")
+    made, theirs = tensors_of(tmp_path / "applied"), tensors_of(tuned)
+    assert same_bits(made["lm_head.weight"], theirs["lm_head.weight"][: models.VOCABULARY])
+    assert files_of(tmp_path / "back") == files_of(plain / "base")
+
+
+def test_an_adapter_is_kept_as_factors_and_applied_to_the_bits_of_a_run(plain: Path, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter", {"model.layers.0.self_attn.q_proj": 32})
+    content = f"into: {plain / 'base'}\ndeltas: {{skill: {{adapter: {tmp_path / 'adapter'}}}}}\ngates: []\n"
+    (tmp_path / "recipe.yaml").write_text(content)
+    vecsurgery.run(tmp_path / "recipe.yaml", tmp_path / "whole")
+    record = vecsurgery.run(tmp_path / "recipe.yaml", tmp_path / "delta", overrides=["output.format=delta"])
+    assert record["written"]["kinds"] == {"factored": 1}
+    vecsurgery.apply(plain / "base", tmp_path / "delta", tmp_path / "applied")
+    vecsurgery.undo(tmp_path / "applied", tmp_path / "delta", tmp_path / "back")
+    assert tensors_equal(tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "applied"))
+    assert files_of(tmp_path / "back") == files_of(plain / "base")
+
+
+def tensors_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(same_bits(first[name], second[name]) for name in first)
+
+
+def test_an_interrupted_apply_goes_on_behind_its_last_file(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = models.shuffle_shards(Path(shutil.copytree(plain / "base", tmp_path / "base")), seed=0)
+    original, made = patching.write_shard, list[str]()
+
+    def counted(folder: Path, shard: patching.ShardPlan, tensors: object) -> object:
+        if len(made) == 2:
+            raise RunError("the disk is full")
+        made.append(shard.file)
+        return original(folder, shard, tensors)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as full:
+        full.setattr(patching, "write_shard", counted)
+        with pytest.raises(RunError):
+            vecsurgery.apply(base, plain / "delta", tmp_path / "out")
+    times = {name: (tmp_path / "out.partial" / name).stat().st_mtime_ns for name in made}
+    vecsurgery.apply(base, plain / "delta", tmp_path / "out")
+    assert times == {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made}
+    assert tensors_equal(tensors_of(tmp_path / "out"), tensors_of(plain / "tuned"))
+    assert files_of(tmp_path / "out").keys() == files_of(base).keys()
+
+
+def test_errors_are_ours(plain: Path, tmp_path: Path) -> None:
+    for model in ("./gone", f"{plain / 'base'}+{plain / 'tuned'}", "///"):
+        with pytest.raises(VecsurgeryError):
+            vecsurgery.apply(model, plain / "delta", tmp_path / "out")
