@@ -284,6 +284,7 @@ def test_large_matrices_say_that_their_rank_is_at_least_so_much(root: Path, monk
     spectrum = _of(found, "first", QUERY).spectrum
     assert spectrum is not None
     assert (spectrum.rank, spectrum.rank_known, spectrum.effective_rank) == (4, False, None)
+    assert "≥ 4" in found.text()
     whole = vecsurgery.inspect(root / "first", base=root / "base", modules=["q"], top=4, exact=True)
     exact = _of(whole, "first", QUERY).spectrum
     assert exact is not None

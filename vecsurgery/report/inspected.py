@@ -89,7 +89,8 @@ def _table(title: str, rows: Mapping[str, Total], *, counts: bool = True) -> lis
         cells = [name, *([f"{each.tensors:,}"] if counts else []), figure(each.norm)]
         cells += [figure(each.relative), optional(each.changed)] if relative else []
         ranks = [figure(each.largest), figure(each.stable_rank), figure(each.effective_rank)]
-        ranks += [number(each.rank), number(each.full), optional(each.above), optional(each.leading)]
+        bound = "" if each.rank_known else "≥ "
+        ranks += [bound + number(each.rank), number(each.full), bound + optional(each.above), optional(each.leading)]
         lines.append([*cells, *(ranks if spectra else [])])
     return table(header, lines) if lines else []
 
@@ -165,6 +166,11 @@ def _terms(inspection: Inspection) -> list[str]:
         "above the noise floor of the stored type; above noise: their share of the energy; in top: that of the "
         f"{inspection.top} largest. Of several matrices: medians of ranks, sums of energies."
     )
+    if not all(inspection.total(name).rank_known for name in inspection.names):
+        terms.append(
+            f"≥: of large matrices only the {inspection.top} largest singular values were computed; "
+            "--exact computes all, which effective rank needs."
+        )
     if inspection.pairs:
         terms.append(
             "overlap: mean cos² of the principal angles between the leading singular subspaces (at most "

@@ -123,6 +123,9 @@ class Total:
     """Median of those that are known."""
     rank: float | None
     """Numerical rank, median."""
+    rank_known: bool
+    """False where of some matrix only the leading singular values were computed and all lie above the noise floor:
+    `rank` and `above` are then lower bounds."""
     full: float | None
     """min(out, in), median."""
     above: float | None
@@ -251,6 +254,7 @@ def total(changes: Iterable[Change]) -> Total:
         stable_rank=_median([each.squared_norm / found.values[0] ** 2 for each, found in known]),
         effective_rank=_median(effective),
         rank=_median([found.rank for _, found in known]),
+        rank_known=all(found.rank_known for _, found in known),
         full=_median([found.full for _, found in known]),
         above=_share([found.energy_above for _, found in known], energy),
         leading=_share([value**2 for _, found in known for value in found.values], energy),
