@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vecsurgery import linalg
-from vecsurgery.delta import Dense, Factored, reading
+from vecsurgery.delta import Dense, Factored, inner, reading
 from vecsurgery.report.inspection import Change, Conflict, Pair, Spectrum, Within
 from vecsurgery.studies.comparing import role_of
 
@@ -43,7 +43,7 @@ class Seen:
     change: Change
     delta: Delta | None
     singular: Singular | None
-    """The leading directions above the noise floor; None where there is none."""
+    """The leading directions, of a dense change those above the noise floor; None where there is none."""
 
 
 @dataclass
@@ -79,7 +79,8 @@ def matrix_change(subject: Subject, info: TensorInfo, geometry: Mapping[str, Sub
     squared_weight = sums.base if weight is not None else sums.squared
     decomposed = _decomposed(delta, looking)
     spectrum = _spectrum(decomposed, delta, squared_weight, subject.dtype(info), looking.top)
-    singular = decomposed.leading.above(spectrum.floor)
+    # The factors of an adapter were never rounded: its weak directions are as certain as its strong ones.
+    singular = decomposed.leading.above(0.0 if isinstance(delta, Factored) else spectrum.floor)
     within = {name: _within(delta, weight, subspace, looking.energy) for name, subspace in geometry.items()}
     change = _change(subject, info, sums, spectrum, within)
     return Seen(change, delta, singular if singular.rank else None)
@@ -98,18 +99,6 @@ def conflict(seen: Sequence[Seen]) -> Conflict | None:
         return None
     change = seen[0].change
     return Conflict(change.tensor, change.role, change.layer, linalg.interference_between(parts))
-
-
-def inner(first: Delta, second: Delta) -> float:
-    """⟨D_a, D_b⟩ = Σ of the products of their entries; a factored delta is not formed: ⟨B A, D⟩ = ⟨B, D Aᵀ⟩."""
-    if isinstance(second, Factored):
-        first, second = second, first
-    if isinstance(first, Factored):
-        left, right = first.left, second.times(first.right.T)
-        return float((left.double() * right.double()).sum())
-    left, right = first.dense(), second.dense()
-    wide = torch.promote_types(left.dtype, right.dtype)
-    return float((left.to(wide) * right.to(wide)).sum(dim=-1, dtype=torch.float64).sum())
 
 
 def _add(sums: _Entries, delta: Delta | None, weight: Tensor | None, dtype: str) -> None:

@@ -13,6 +13,7 @@ from vecsurgery.checkpoint import Stored, resolve
 from vecsurgery.delta import Adapter, Dense, Difference, WithAdapter, reading
 from vecsurgery.delta.reading import Finder
 from vecsurgery.editing.audit import Remembered
+from vecsurgery.editing.rounding import stored_types
 from vecsurgery.errors import InputError
 from vecsurgery.geometry import Geometry
 from vecsurgery.planning.vocabulary import align
@@ -65,12 +66,11 @@ class Subject:
         return self.weights.read(found.name, rows)
 
     def dtype(self, info: TensorInfo) -> str:
-        """The stored type whose rounding counts: that of tuned; of what an adapter is added to."""
-        stored = self.source.stored(info.parameter) if self.source is not None else []
-        if stored:
-            weights, name = stored[0]
-            return weights.layout.tensors[name].dtype
-        return info.dtype
+        """The stored type whose rounding counts: the coarser of tuned and base; of what an adapter is added to."""
+        types = stored_types(self.source, info.parameter) if self.source is not None else set()
+        if not types:
+            return info.dtype
+        return str(max(types, key=lambda each: torch.finfo(each).eps)).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,9 @@ def _alone(named: Mapping[str, Model], open_models: _Models) -> Opened:
 
 
 def _base(source: DeltaSource) -> Weights:
-    return source.base if isinstance(source, Difference) else source.into
+    """What the delta is relative to; an adapter is relative to what it is added to."""
+    base: Weights = getattr(source, "base", source.into)
+    return base
 
 
 def _reference(given: str | Path) -> Reference:
@@ -225,8 +227,8 @@ def _named(given: str | Path) -> tuple[str, Path]:
 def _described(spec: DeltaSpec) -> str:
     if spec.adapter is not None:
         return f"adapter {spec.adapter.text}"
-    tuned = spec.tuned.text if spec.tuned is not None else ""
-    return f"{tuned} − {spec.base.text if spec.base is not None else 'into'}"
+    base = spec.base.text if spec.base is not None else "into"
+    return f"{spec.tuned.text} − {base}" if spec.tuned is not None else f"a delta file, made from {base}"
 
 
 def _told(given: Model, base: Model) -> str:
