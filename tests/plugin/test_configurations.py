@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from support import models
 from support.results import QUERY, same_bits, tensors_of
 
+import vecsurgery
 from tests.plugin.conftest import Family, merge, merged
 from vecsurgery.fits import Coefficients
 
@@ -63,6 +65,17 @@ def test_the_geometry_of_another_model_is_refused_by_its_fingerprint(family: Fam
     told = _refused(content, tmp_path)
     assert "model fingerprint" in told
     assert "has to be measured on base_model" in told
+
+
+def test_a_geometry_without_a_matrix_that_changes_is_refused(family: Family, tmp_path: Path) -> None:
+    recipe = family.recipe(
+        geometry={"retain": {"data": str(family.root / "retain.jsonl")}},
+        steps=[{"project": "null_space", "geometry": "retain", "modules": ["q", "k", "v"]}],
+    )
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    vecsurgery.measure(tmp_path / "recipe.yaml", None, tmp_path / "part.safetensors")
+    told = _refused(_null_space(family, geometry=str(tmp_path / "part.safetensors")), tmp_path)
+    assert "'model.layers.0.self_attn.o_proj.weight' reads, was not measured" in told
 
 
 def test_an_adapter_and_two_models_of_one_name_are_refused(family: Family, tmp_path: Path) -> None:
