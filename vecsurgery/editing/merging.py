@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout, TensorInfo
-from vecsurgery.delta import Delta, Dense
+from vecsurgery.delta import Delta, Dense, inner
 from vecsurgery.editing.numbers import number_for
 from vecsurgery.editing.touches import Touch
 from vecsurgery.errors import InputError
@@ -67,19 +67,10 @@ def figures(result: Merged, deltas: Mapping[str, Delta]) -> dict[str, float]:
     for first, second in combinations(deltas.values(), 2):
         norms = (first.squared_norm() * second.squared_norm()) ** 0.5
         if norms > 0.0:
-            cosines.append(_inner(first, second) / norms)
+            cosines.append(inner(first, second) / norms)
     if cosines:
         facts |= {"cosine_least": min(cosines), "cosine_largest": max(cosines)}
     return facts
-
-
-def _inner(first: Delta, second: Delta) -> float:
-    """⟨A, B⟩: products row by row in the type of the values, their sum in float64."""
-    one, other = first.dense(), second.dense()
-    if one.ndim < 2:
-        return float((one.double() * other.double()).sum())
-    wide = torch.promote_types(one.dtype, other.dtype)
-    return float(torch.linalg.vecdot(one.to(wide), other.to(wide)).double().sum())
 
 
 def _finite(delta: Delta) -> bool:
