@@ -11,7 +11,10 @@ from vecsurgery.recipe import load, shipped
 
 def test_these_recipes_are_shipped() -> None:
     pairs = ("llama-8b", "olmo-7b", "qwen-1.5b", "qwen-14b", "qwen-32b", "qwen-7b")
-    assert shipped.names() == ("clean-and-teach", "rain", *(f"rain-{pair}" for pair in pairs), "retain", "sage", "tofu")
+    assert shipped.names() == (
+        *("adapters", "clean-and-teach", "negate", "rain", *(f"rain-{pair}" for pair in pairs)),
+        *("retain", "sage", "sift", "stages", "tofu"),
+    )
 
 
 @pytest.mark.parametrize("name", shipped.names())
