@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import models
 
-from benchmarks import _checkpoints, measure, memory, rain, real_model, startup, write
+from benchmarks import _checkpoints, measure, memory, rain, real_model, spectral, startup, write
 from benchmarks._common import Outcome, process, table
 
 
@@ -24,7 +24,7 @@ def _here(function: Callable[..., Any], **arguments: Any) -> Outcome:
 
 @pytest.fixture(autouse=True)
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for script in (measure, memory, rain, real_model, write):
+    for script in (measure, memory, rain, real_model, spectral, write):
         monkeypatch.setattr(script, "child", _here)
 
 
@@ -128,6 +128,15 @@ def test_rain_compares_each_stage_with_a_bare_forward_and_its_file_with_the_chec
     assert all(row["ratio"] > 0.0 and row["tokens"] > 0 for row in stages[:3])
     assert sizes["geometry file (MB)"] > 0.0
     assert not list(tmp_path.iterdir())
+
+
+def test_spectral_compares_with_its_products_and_factors_with_dense_matrices() -> None:
+    (dense,), (low,) = spectral.main(_options(size=48, deltas=3, rank=8, low_rank=2, repeats=1)).values()
+    assert dense["products"] >= 3 + 3 * 2
+    assert dense["gflop"] > 3 * 2 * 48**2 * 8 / 1e9
+    assert dense["ratio"] == pytest.approx(dense["project and add (s)"] / dense["products alone (s)"])
+    assert dense["those with a delta (s)"] > 0.0
+    assert low["times faster"] == pytest.approx(low["dense (s)"] / low["factored (s)"])
 
 
 def test_a_table_has_a_column_for_every_key_and_empty_cells() -> None:

@@ -143,8 +143,7 @@ def _well_conditioned(block: Float[Tensor, "rows k"]) -> Float[Tensor, "rows k"]
     factor, failed = torch.linalg.cholesky_ex(overlap)
     if int(failed):  # a block of zeros
         return block
-    solved: Tensor = torch.linalg.solve_triangular(factor, block.T, upper=False)
-    return solved.T
+    return _divided(block, factor)
 
 
 def _orthonormal(block: Float[Tensor, "rows k"]) -> Float[Tensor, "rows k"]:
@@ -155,5 +154,11 @@ def _orthonormal(block: Float[Tensor, "rows k"]) -> Float[Tensor, "rows k"]:
     if int(failed) or float(scales.min()) < 1e-6 * float(scales.max()):
         basis: Tensor = torch.linalg.qr(columns)[0]
         return basis
-    solved: Tensor = torch.linalg.solve_triangular(factor, columns.T, upper=False)
-    return solved.T
+    return _divided(columns, factor)
+
+
+def _divided(block: Float[Tensor, "rows k"], factor: Float[Tensor, "k k"]) -> Float[Tensor, "rows k"]:
+    """Y L⁻ᵀ by the inverse of the small L: a product is several times as fast as solving for all rows of Y."""
+    identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return block @ inverse.T

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .eigen import lower_gram
 from .leading import Singular
 from .polar import Polar, polar_factor
 
@@ -41,7 +42,7 @@ class Stacks:
             torch.cat([part.left for part in parts.values()], 1),
             torch.cat([part.right for part in parts.values()], 1),
         )
-        grams = [side.double().T @ side.double() for side in sides]
+        grams = [_gram(side) for side in sides]
         outputs, inputs = (polar_factor(side, rtol=rtol, gram=gram) for side, gram in zip(sides, grams, strict=True))
         return cls(
             places,
@@ -86,6 +87,12 @@ def interference(outputs: Float[Tensor, "k k"], values: Float[Tensor, " k"], inp
     identity = torch.eye(count, dtype=outputs.dtype, device=outputs.device)
     product = ((outputs - identity) * values) @ (inputs - identity)
     return float(product.abs().sum()) / (count * (count - 1))
+
+
+def _gram(side: Float[Tensor, "rows k"]) -> Float[Tensor, "k k"]:
+    """XᵀX in float64, of which only one triangle is computed."""
+    lower = lower_gram(side.double().T)
+    return lower.tril() + lower.tril(-1).T
 
 
 def _spectrum(values: Float[Tensor, " k"], kind: Spectrum) -> Float[Tensor, " k"]:

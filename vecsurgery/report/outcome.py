@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from vecsurgery.report import fitted, holding, judged, merged, summary
+from vecsurgery.report import fitted, holding, judged, merged, orthogonal, summary
 from vecsurgery.report.numbers import counted, percent
 from vecsurgery.report.record import Record
 from vecsurgery.report.wording import kinds
@@ -89,15 +89,16 @@ def _of_selection(record: Record) -> list[str]:
 
 
 def verdict(record: Record) -> str:
-    """One line: how much of the bias is gone from the stored weights, what is left of the delta, what fits did to it,
-    what else was added, whether the gates passed (first where one failed), how many warnings.
+    """One line: which deltas were made orthogonal, how much of the bias is gone from the stored weights, what is left
+    of the delta, what fits did to it, what else was added, whether the gates passed (first where one failed), how many
+    warnings.
 
     Example: "Removed 97 % of the `retain` activation energy of `unlearning` in 168 block matrices while keeping 81 % of
     its norm; the embedding and norms added unchanged; no warnings."
     """
     clauses = [_clause(record, name, change) for name, change in summary.totals(record).items()]
     clauses += merged.clauses(record)
-    clauses += _without_geometry(record) if not clauses else []
+    clauses = orthogonal.clauses(record) + (clauses or _without_geometry(record))
     clauses += _other_fits(record)
     clauses += _added_beside(record)
     clauses += holding.clause(record)
@@ -168,14 +169,14 @@ def _norm(change: summary.Change) -> str:
 
 
 def _without_geometry(record: Record) -> list[str]:
-    fits = {fit["step"] for fit in fitted.fits(record)}
+    told = {fit["step"] for fit in fitted.fits(record)} | {found.step for found in orthogonal.orthogonal(record)}
     steps = [
         f"{total.step} on `{total.delta}` kept {percent(total.norm_ratio)} of its norm over "
         f"{counted(total.matrices, 'matrix')}"
         for total in summary.step_totals(record)
-        if total.norm_ratio is not None and total.step not in fits
+        if total.norm_ratio is not None and total.step not in told
     ]
-    return steps or ([] if fits else _as_they_are(record))
+    return steps or ([] if told else _as_they_are(record))
 
 
 def _as_they_are(record: Record) -> list[str]:

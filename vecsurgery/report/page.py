@@ -3,7 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.report import fitted, holding, judged, outcome, pictures, summary, wording
+from vecsurgery.report import fitted, holding, judged, orthogonal, outcome, pictures, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
 from vecsurgery.report.plain import BIAS, figure, optional, sources, treated
 from vecsurgery.report.record import FitRecord, MatrixRecord, Record
@@ -30,6 +30,7 @@ def html(record: Record, *, worst: int = 10) -> str:
             terms=BIAS,
             steps=summary.step_totals(record),
             settings=wording.step_settings(record),
+            interference=(orthogonal.TITLE, orthogonal.HEADER, orthogonal.orthogonal(record)),
             gates=judged.gates(record),
             fits=[_fit(fit, number) for number, fit in enumerate(fitted.fits(record))],
             evaluation=judged.rows(record),

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable, Sequence
 
-from vecsurgery.report import fitted, holding, judged, merged, outcome, summary, wording
+from vecsurgery.report import fitted, holding, judged, merged, orthogonal, outcome, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
 from vecsurgery.report.record import ModelRecord, OthersRecord, Record
 
@@ -13,8 +13,8 @@ _LISTED = 4
 
 
 def text(record: Record, *, worst: int = 10) -> str:
-    """Render a record: verdict, gates, warnings, evaluation, sources, steps, fits, bias per layer on the stored
-    weights, the `worst` matrices, what was not edited, times.
+    """Render a record: verdict, gates, warnings, evaluation, sources, steps, interference, fits, bias per layer on the
+    stored weights, the `worst` matrices, what was not edited, times.
     """
     sections: list[Callable[[Record], list[str]]] = [
         _head,
@@ -23,6 +23,7 @@ def text(record: Record, *, worst: int = 10) -> str:
         _evaluation,
         _sources,
         _steps,
+        _orthogonal,
         _fits,
         holding.written,
         _outcomes,
@@ -143,6 +144,11 @@ def _steps(record: Record) -> list[str]:
     ]
     title = "Steps, as intended (directions and the share of the geometry's energy in them: medians over the matrices)"
     return [title, *table(header, rows, left=4, last_left=True)]
+
+
+def _orthogonal(record: Record) -> list[str]:
+    rows = [found.cells for found in orthogonal.orthogonal(record)]
+    return [*textwrap.wrap(orthogonal.TITLE, _WIDTH), *table(orthogonal.HEADER, rows, left=2)] if rows else []
 
 
 def _fits(record: Record) -> list[str]:
