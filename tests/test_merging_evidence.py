@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from support import models
 
 from benchmarks.merging import __main__ as experiment
-from benchmarks.merging.tables import gains
+from benchmarks.merging.settings import METHODS
+from benchmarks.merging.tables import gains, tables
 from benchmarks.merging.tasks import TASKS, windows
 from vecsurgery.calibration import load_tokenizer
 
@@ -51,3 +53,34 @@ def test_no_text_is_in_two_parts_and_another_seed_parts_them_otherwise(tmp_path:
         assert not lines[0] & lines[1]
         assert not (lines[0] | lines[1]) & lines[2]
         assert not torch.equal(found.test[0], other.test[0])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")  # mergekit imports it by its old name
+def test_the_experiment_merges_four_fine_tunes_by_every_method(tmp_path: Path) -> None:
+    # as wide as four deltas of rank 36 need
+    wide = {
+        "hidden_size": 144,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 36,
+        "intermediate_size": 144,
+    }
+    model = models.checkpoint(tmp_path / "model", "llama", num_hidden_layers=1, **wide)
+    data = _data(tmp_path / "data")
+    given = ["--model", str(model), "--data", str(data), "--work", str(tmp_path / "work")]
+    options = experiment.parse([*given, "--size", "tiny", "--seeds", "0"])
+    experiment.carry_out(options)
+    experiment.show(options.work)
+    members, whole, best = tables(options.work).values()
+    assert [row["model"] for row in members] == ["base", *TASKS]
+    assert [row["method"] for row in whole] == [row["method"] for row in best] == [method.name for method in METHODS]
+    shares = {row["method"]: [float(row[task]) for task in TASKS] for row in whole}
+    assert shares["TSV-M"] != shares["SIFT"] != shares["sum"] != shares["TIES"]
+    before = {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")}
+    experiment.carry_out(options)
+    assert {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")} == before
+    articles = data / "wikitext2" / "wiki.test.txt"
+    articles.write_text(articles.read_text().replace("w9", "w10"))
+    with pytest.raises(ValueError, match="other settings, model or data"):
+        experiment.carry_out(options)

@@ -132,7 +132,7 @@ def tiny() -> Experiment:
     whole = Experiment()
     training = replace(whole.training, steps=3, batch=2)
     return replace(
-        whole, training=training, window=16, texts=40, choosing=2, test=2, weights=(0.5, 1.0), mean_weights=(1.0,)
+        whole, training=training, window=16, texts=40, choosing=2, test=2, weights=(1.0,), mean_weights=(1.0,)
     )
 
 
