@@ -227,8 +227,10 @@ def _named(given: str | Path) -> tuple[str, Path]:
 def _described(spec: DeltaSpec) -> str:
     if spec.adapter is not None:
         return f"adapter {spec.adapter.text}"
-    base = spec.base.text if spec.base is not None else "into"
-    return f"{spec.tuned.text} − {base}" if spec.tuned is not None else f"a delta file, made from {base}"
+    if spec.file is not None:
+        return f"delta {spec.file}"
+    tuned = spec.tuned.text if spec.tuned is not None else ""
+    return f"{tuned} − {spec.base.text if spec.base is not None else 'into'}"
 
 
 def _told(given: Model, base: Model) -> str:

@@ -134,12 +134,12 @@ def _write_tensor(
         return
     output = plan.inputs.recipe.output
     if not holds(info, edited.layout):
-        if any(edited.terms(info.name, rows).live for rows in row_slices(info)):
+        if any(_changes(edited, info, rows) for rows in row_slices(info)):
             _require_dropped(info, output)
             dropped.append(info.name)
         return
     edit = edited.edit(info.name, figures=True)
-    if edit.total is None:
+    if edit.total is None or not edit.total.squared_norm():
         return
     factors, error = _factors(edit.total, info, output)
     if not factors.left.shape[1]:
@@ -151,6 +151,11 @@ def _write_tensor(
     if info.matrix is not None and edit.facts:
         stored = Factored(factors.left.float(), factors.right.float())
         facts.matrices.append(matrix_record(edited, info, edit, stored=stored))
+
+
+def _changes(edited: Edited, info: TensorInfo, rows: slice | None) -> bool:
+    """Whether a delta is left of these rows behind steps and weights, one that a step scaled to nothing aside."""
+    return any(delta.squared_norm() > 0.0 for delta in edited.terms(info.name, rows).live.values())
 
 
 def _require_dropped(info: TensorInfo, output: Output) -> None:

@@ -29,7 +29,7 @@ from vecsurgery.checkpoint import (
     write_shard,
 )
 from vecsurgery.checkpoint.types import TensorInfo, Weights
-from vecsurgery.delta import Adapter, DeltaSource, Difference, WithAdapter
+from vecsurgery.delta import Adapter, DeltaFolder, DeltaSource, Difference, FromFile, WithAdapter
 from vecsurgery.editing.edited import Edited
 from vecsurgery.editing.sites import SiteReader
 from vecsurgery.editing.touches import geometry_names, touches
@@ -92,7 +92,8 @@ def edit(
     Args:
         into: folder, hub id, module, state dict (then the configuration of another argument's module is used) or
             weights.
-        deltas: name → (tuned, base), or tuned alone (base is `into`), or {"adapter": folder}.
+        deltas: name → (tuned, base), or tuned alone (base is `into`), or {"adapter": folder}, or {"file": folder} of a
+            delta that was made from `into` (or from {"file": folder, "base": model}).
         steps: the steps of a recipe, as mappings: [{"project": "null_space", "geometry": "g", "rtol": 0.1}]; without
             any, `into` plus the deltas as they are.
         geometry: name → geometry file, opened `Geometry`, or `Samples` to measure `into` on (`calibration.prepare`).
@@ -251,7 +252,7 @@ def _configuration(into: "Model", deltas: Mapping[str, Any]) -> Any:
 
 
 def _parts(given: Any) -> list[Any]:
-    if isinstance(given, Mapping) and set(given) == {"adapter"}:
+    if isinstance(given, Mapping) and (set(given) == {"adapter"} or "file" in given):
         return []
     return list(given) if isinstance(given, tuple) else [given]
 
@@ -259,6 +260,10 @@ def _parts(given: Any) -> list[Any]:
 def _source(name: str, given: Any, into: Weights) -> DeltaSource:
     if isinstance(given, Mapping) and set(given) == {"adapter"}:
         return Adapter(name, resolve(_reference(str(given["adapter"]))), into)
+    if isinstance(given, Mapping) and "file" in given and set(given) <= {"file", "base"}:
+        made_from = weights_of(given["base"], config=into.config) if "base" in given else into
+        masks = align(name, into, made_from, made_from).masks
+        return FromFile(name, DeltaFolder(Path(given["file"])), made_from, into, row_masks=masks)
     if isinstance(given, tuple) and len(given) != 2:
         raise InputError(
             f"deltas[{name!r}]: expected (tuned, base), tuned alone or {{'adapter': folder}}, got {len(given)} models"
