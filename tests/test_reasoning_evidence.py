@@ -42,18 +42,20 @@ def _judged(weight: float, both: float) -> dict[str, Any]:
 
 
 def test_tables_put_seeds_beside_each_other_and_divide_by_the_plain_sum(tmp_path: Path) -> None:
+    path = [_point(0.5, 0.9, 0.02), _point(1.0, 0.86, 0.05), _point(2.0, 0.73, 0.4), _point(4.0, 0.7, 0.9)]
     for seed, both in ((1, 0.1), (2, None)):
         folder = tmp_path / "sums" / f"seed-{seed}"
         folder.mkdir(parents=True)
-        members = {name: _judged(0.0, 0.0) for name in ("reasoning", "instruct")}
+        members = {name: _judged(0.0, 0.0) | {"choosing": _judged(0.0, 0.0)} for name in ("reasoning", "instruct")}
         results: dict[str, Any] = {"models": members}
         for name, factor in (("task arithmetic", 1.0), ("null space", 4.0)):
             chosen = None if both is None else _judged(3.0, both * factor)
             whole = {"0": _judged(1.0, 0.05)}
-            results[name] = {"method": name, "path": [_point(1.0, 0.9, 0.05)], "chosen": chosen, "whole": whole}
+            results[name] = {"method": name, "path": path, "chosen": chosen, "whole": whole}
         for name, result in results.items():
             (folder / f"{name}.json").write_text(json.dumps({"result": result}))
-    models, chosen, whole = tables(tmp_path).values()
+    models, chosen, whole, frontier = tables(tmp_path).values()
+    assert list(frontier[0].values()) == ["task arithmetic", "0.02 / 0.02", "0.05 / 0.05", "0.05 / 0.05", "0.4 / 0.4"]
     assert [row["model"] for row in models] == ["reasoning", "instruct"]
     assert [(row["method"], row["weight"], row["both"], row["over a sum"]) for row in chosen] == [
         ("task arithmetic", "3 / none", "0.1 / –", "1 / –"),
@@ -145,14 +147,14 @@ def test_the_experiment_makes_its_tables_and_picture(tmp_path: Path, monkeypatch
     )
     experiment.carry_out(options)
     experiment.show(options)
-    models, chosen, whole = tables(options.work).values()
+    models, chosen, whole, _ = tables(options.work).values()
     assert [row["model"] for row in models] == ["reasoning", "instruct"]
     methods = [row["method"] for row in chosen]
     assert methods[0] == "task arithmetic"
     assert {"null space", "TIES", "random subspace", "exact null space", "attention permuted"} <= set(methods)
     kl = {row["method"]: float(row["L_think"]) for row in whole}
     assert kl["null space"] < kl["task arithmetic"]
-    assert len(re.findall(r"\n\| null space +\|", (options.work / "tables.md").read_text())) == 2
+    assert len(re.findall(r"\n\| null space +\|", (options.work / "tables.md").read_text())) == 3
     before = {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")}
     experiment.carry_out(options)
     assert {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")} == before

@@ -8,6 +8,9 @@ from typing import Any
 from vecsurgery.demo.reasoning.family import Family
 
 BASELINE = "task arithmetic"
+DEMANDS = (0.99, 0.95, 0.9, 0.8)
+"""Shares of the reasoning model's plain accuracy. The first is the experiment's; the others were added when its results
+were known."""
 _BESIDE = ("begun.json", "models.json")
 """Files of a seed that are no method's result."""
 
@@ -35,7 +38,23 @@ def tables(work: Path) -> dict[str, list[dict[str, Any]]]:
             for name in names
             for variant in results[0][name]["whole"]
         ]
+        asked = [member["reasoning"]["choosing"]["plain"]["right"] for member in members]
+        found[f"{family}: most right and in form on the rows that choose, by the plain accuracy that is asked for"] = [
+            {"method": name}
+            | _joined([_frontier(each[name]["path"], whole) for each, whole in zip(results, asked, strict=True)])
+            for name in names
+        ]
     return found
+
+
+def _frontier(path: Sequence[Mapping[str, Any]], whole: float) -> dict[str, float]:
+    """Demand → largest share among the points of a line that meet it; 0 where none does."""
+    return {
+        f"{demand:g}": max(
+            (point["instructed"]["both"] for point in path if point["plain"]["right"] >= demand * whole), default=0.0
+        )
+        for demand in DEMANDS
+    }
 
 
 def seen(family: Family) -> dict[str, int]:
