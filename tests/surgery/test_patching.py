@@ -67,6 +67,33 @@ def test_the_record_and_the_description_state_the_size_of_the_patch(pair: Path) 
     assert f"{patching.readable(sum(sizes))}" in vecsurgery.report.text(record)
 
 
+def test_coarse_values_give_the_same_bytes_by_a_patch_of_every_entry(plain: Path, tmp_path: Path) -> None:
+    for name in ("base", "tuned"):
+        folder = Path(shutil.copytree(plain / name, tmp_path / name))
+        tensors = {key: values.float() * 1.01 for key, values in load_file(folder / "model.safetensors").items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    vecsurgery.extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "delta", dtype="bfloat16")
+    name = "model.layers.0.mlp.up_proj.weight.apply"
+    stored = load_file(tmp_path / "delta" / "delta.safetensors")
+    assert stored[f"{name}.bits"].shape == (48 * 32,)
+    assert f"{name}.at" not in stored
+    vecsurgery.apply(tmp_path / "base", tmp_path / "delta", tmp_path / "applied")
+    vecsurgery.undo(tmp_path / "applied", tmp_path / "delta", tmp_path / "back")
+    assert files_of(tmp_path / "applied") == files_of(tmp_path / "tuned")
+    assert files_of(tmp_path / "back") == files_of(tmp_path / "base")
+
+
+def test_weights_in_torchs_format_come_back_tensor_for_tensor(plain: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(plain / "base", tmp_path / "base"))
+    torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    vecsurgery.extract(base, plain / "tuned", tmp_path / "delta")
+    vecsurgery.apply(base, tmp_path / "delta", tmp_path / "applied")
+    vecsurgery.undo(tmp_path / "applied", tmp_path / "delta", tmp_path / "back")
+    assert tensors_equal(tensors_of(tmp_path / "applied"), tensors_of(plain / "tuned"))
+    assert tensors_equal(tensors_of(tmp_path / "back"), tensors_of(plain / "base"))
+
+
 def test_another_model_is_refused_and_nothing_is_left(pair: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="was made from base"):
         vecsurgery.apply(pair / "tuned", pair / "delta", tmp_path / "out")

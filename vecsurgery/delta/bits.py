@@ -3,7 +3,7 @@ that rounding loses.
 """
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -46,13 +46,15 @@ def product(
     return result
 
 
-def bits(values: Shaped[Tensor, "..."]) -> Int[Tensor, " entries"]:
+def bits(values: Shaped[Tensor, "..."]) -> Integer[Tensor, " entries"]:
     """The bits of a tensor, flat, as integers of the same width."""
     flat = values.contiguous().reshape(-1)
     return flat.view(torch.uint8) if flat.dtype == torch.bool else flat.view(INTEGERS[flat.dtype.itemsize])
 
 
-def differing(got: Shaped[Tensor, "..."], wanted: Shaped[Tensor, "..."]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+def differing(
+    got: Shaped[Tensor, "..."], wanted: Shaped[Tensor, "..."]
+) -> tuple[Integer[Tensor, " n"], Integer[Tensor, " n"]]:
     """Where the bits of two tensors of one type and shape differ (flat places, ascending); the exclusive or there."""
     change = torch.bitwise_xor(bits(got), bits(wanted))
     places = change.nonzero().reshape(-1)
@@ -60,7 +62,7 @@ def differing(got: Shaped[Tensor, "..."], wanted: Shaped[Tensor, "..."]) -> tupl
 
 
 def patched(
-    values: Shaped[Tensor, "..."], places: Int[Tensor, " n"] | None, change: Int[Tensor, " n"]
+    values: Shaped[Tensor, "..."], places: Integer[Tensor, " n"] | None, change: Integer[Tensor, " n"]
 ) -> Shaped[Tensor, "..."]:
     """The values with the bits of `change` turned over at `places`; everywhere, in order, without places."""
     flat = bits(values).clone()
