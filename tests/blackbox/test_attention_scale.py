@@ -114,13 +114,25 @@ def test_heads_are_scaled_as_whole_attention_matrices_say(family: str, model: st
         if name not in found:
             assert torch.equal(scaled[name], before[name])
             continue
-        along, across = _numbers(name, tuple(before[name].shape), expected)
-        change = plain[name].double() - before[name].double()
-        wanted = before[name].double() + change * along[:, None] * across
-        # α is within 1e-4 of the reference; `plain` was rounded once, and times α at most HIGH as much.
-        rounding = (0.5 + 0.5 * HIGH) * reference.ulp(scaled[name], torch.float32)
-        assert bool(((scaled[name].double() - wanted).abs() <= 1e-4 * change.abs() + rounding).all())
+        along, across = _numbers(name, tuple(before[name].shape), _alpha_of(found))
+        added = (plain[name].double() - before[name].double()) * along[:, None] * across
+        # Half a unit in the last place of `plain`, times α at most HIGH as much, and of the sum; a unit of float32 in
+        # each factor of what is added.
+        rounding = 0.5 * HIGH * reference.ulp(plain[name], torch.float32)
+        rounding += 0.5 * reference.ulp(scaled[name], torch.float32) + 2.0**-22 * added.abs()
+        off = (scaled[name].double() - before[name].double() - added).abs()
+        assert bool((off <= rounding).all())
     _require_equal_coefficients(found, expected)
+
+
+def _alpha_of(found: dict[str, Any]) -> Tensor:
+    """(layers, query heads) as the coefficient file has them, read off the rows of q."""
+    rows = {
+        int(next(part for part in name.split(".") if part.isdigit())): numbers["q"]
+        for name, numbers in found.items()
+        if isinstance(numbers, dict) and "q" in numbers
+    }
+    return torch.tensor([rows[layer] for layer in sorted(rows)], dtype=torch.float64)
 
 
 def _require_equal_coefficients(found: dict[str, Any], expected: Tensor) -> None:

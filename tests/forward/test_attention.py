@@ -118,3 +118,14 @@ def test_no_tensor_of_all_pairs_of_tokens_is_made(tmp_path: Path) -> None:
     with _Largest() as largest:
         attention_mass(Stored(folder), asked)
     assert largest.entries < length * length / 2
+
+
+@pytest.mark.slow
+def test_of_a_sliding_window_the_model_s_own_mask_is_all_that_is_made_of_pairs(tmp_path: Path) -> None:
+    length = 2048
+    folder = models.checkpoint(tmp_path / "long", "mistral", max_position_embeddings=length, sliding_window=256)
+    draw = random.Random(1)
+    ids = tuple(draw.randrange(5, 150) for _ in range(length))
+    with _Largest() as largest:
+        attention_mass(Stored(folder), [Attended(ids, (tuple(range(2000, length)), ()), tuple(range(1800, 1850)))])
+    assert largest.entries <= length * length  # once, not for each of the heads

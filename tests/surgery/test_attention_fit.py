@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from support import models
-from support.results import contents
+from support.results import contents, tensors_of
 from support.workspace import Workspace
 
 import vecsurgery
@@ -54,11 +55,39 @@ def test_attention_takes_one_pass_and_its_control_another(heads: Workspace, monk
     assert passes["attention"] == 1  # on zeros, to see that the model can be heard
 
 
+def test_coefficients_of_one_without_a_projection_add_the_plain_difference(heads: Workspace) -> None:
+    """into + (tuned − base), where base is not `into` and two heads share a key."""
+    heads.recipe["steps"] = [heads.recipe["steps"][-1] | {"range": [1.0, 1.000000000001]}]
+    del heads.recipe["geometry"]
+    vecsurgery.run(heads.write(), heads.out)
+    into, tuned, base = (tensors_of(heads.root / name) for name in ("into", "tuned", "base"))
+    for name, found in tensors_of(heads.out).items():
+        expected = into[name].double() + (tuned[name].double() - base[name].double())
+        above = torch.nextafter(found.float(), torch.tensor(torch.inf)).double() - found.double()
+        spacing = above * (torch.finfo(found.dtype).eps / torch.finfo(torch.float32).eps)
+        assert bool(((found.double() - expected).abs() <= spacing).all()), name
+    assert not torch.equal(tensors_of(heads.root / "base")[name], into[name])
+
+
+def _mean(out: Path) -> float:
+    """Of the coefficients of all query heads, as the file has them."""
+    tensors = json.loads((out / "surgery" / "attention_scale.coefficients.json").read_text())["tensors"]
+    rows = [each["q"] for each in tensors.values() if isinstance(each, dict) and "q" in each]
+    return float(torch.tensor(rows, dtype=torch.float64).mean())
+
+
+def test_no_file_of_a_run_with_a_fit_is_larger_than_the_geometry(heads: Workspace) -> None:
+    vecsurgery.run(heads.write(), heads.out)
+    sizes = {path.name: path.stat().st_size for path in (heads.out / "surgery").iterdir()}
+    assert set(sizes) == {"thinking.safetensors", "attention_scale.coefficients.json"}
+    assert max(sizes, key=lambda name: sizes[name]) == "thinking.safetensors"
+
+
 def test_the_record_has_the_control_and_the_report_tells_of_it(heads: Workspace) -> None:
     vecsurgery.run(heads.write(), heads.out)
     (fit,) = read(heads.out)["fits"]
     assert fit["method"] == "attention_scale"
-    assert fit["facts"]["mean"] == pytest.approx(1.0, abs=0.3)
+    assert fit["facts"]["mean"] == pytest.approx(_mean(heads.out), rel=1e-6)
     assert {"nll_unscaled", "nll_scaled", "nll_permuted", "related", "unrelated"} <= set(fit["facts"])
     text = CliRunner().invoke(main, ["report", str(heads.out)]).output
     assert "with them permuted over the heads, the control" in text
