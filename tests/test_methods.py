@@ -12,11 +12,16 @@ from pydantic import BaseModel
 from vecsurgery import methods
 from vecsurgery.errors import InputError
 from vecsurgery.fits import Coefficients, Fit
+from vecsurgery.merges import Merge, Merged
 from vecsurgery.methods import available, builtin
 from vecsurgery.projectors import Projector
 
 
 def never_called(ask: Any, **given: Any) -> Coefficients:
+    pytest.fail("it is only listed")
+
+
+def never_merging(deltas: Any, weights: Any, *, options: Any, tensor: Any) -> Merged:
     pytest.fail("it is only listed")
 
 
@@ -52,7 +57,7 @@ def test_every_option_is_described_in_a_sentence_and_unknown_ones_are_refused() 
             assert geometry.json_schema_extra == {"reference": "geometry"}
 
 
-def test_an_entry_point_adds_a_projector_or_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_adds_a_projector_a_fit_or_a_merge(monkeypatch: pytest.MonkeyPatch) -> None:
     base = builtin()["retain_energy"]
     assert isinstance(base, Projector)
     _register(monkeypatch, "plugin:PROJECTOR", Projector("mine", base.options, base.function))
@@ -60,6 +65,9 @@ def test_an_entry_point_adds_a_projector_or_a_fit(monkeypatch: pytest.MonkeyPatc
     fit = Fit("mine", base.options, never_called)
     _register(monkeypatch, "plugin:FIT", fit)
     assert available()["mine"] is fit
+    merge = Merge("mine", base.options, never_merging)
+    _register(monkeypatch, "plugin:MERGE", merge)
+    assert available()["mine"] is merge
 
 
 @pytest.mark.parametrize(

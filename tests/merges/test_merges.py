@@ -18,7 +18,8 @@ from torch import Tensor
 import vecsurgery
 from vecsurgery import methods
 from vecsurgery.delta import Dense
-from vecsurgery.errors import InputError
+from vecsurgery.editing.edited import Edited, TensorEdit
+from vecsurgery.errors import InputError, RunError
 from vecsurgery.merges import Merge, MergedTensor
 from vecsurgery.merges import mergekit as adapter
 from vecsurgery.merges._mergekit_methods import TABLE
@@ -98,6 +99,7 @@ def _recipe(root: Path, *steps: Mapping[str, Any], **more: Any) -> Path:
 
 PROJECT = {"project": "retain_energy", "geometry": "retain", "keep": 0.1}
 GEOMETRY = {"retain": {"data": "retain.jsonl"}}
+RETAIN = "retain_energy"
 UP = "model.layers.0.mlp.up_proj.weight"
 
 
@@ -153,6 +155,47 @@ def test_the_report_tells_of_the_merge(root: Path, tmp_path: Path) -> None:
     assert record["verdict"].startswith("Merged `math` and `code` into `skills` by ties; merged `skills` into `all`")
     assert "ties of math × 1, code × 0.5, 12 tensors merged; cosine of two deltas" in page
     assert "merged into all" in page
+
+
+def test_the_verdict_tells_of_a_merge_and_of_the_steps_behind_it(root: Path, tmp_path: Path) -> None:
+    record = vecsurgery.run(_recipe(root, {"merge": "sce", "as": "skills"}, {"scale": 0.5}), tmp_path / "out")
+    assert record["verdict"].startswith(
+        "Merged `math`, `code` and `chat` into `skills` by sce; scale on `skills` kept 50 %"
+    )
+
+
+def test_a_projector_behind_a_merge_of_weights_edits_its_result(root: Path, tmp_path: Path) -> None:
+    merge = {"merge": "karcher", "as": "skills"}
+    record = vecsurgery.run(_recipe(root, merge, PROJECT, geometry=GEOMETRY), tmp_path / "out")
+    matrix = next(row for row in record["matrices"] if row["tensor"] == UP)
+    assert [(step["step"], step["delta"]) for step in matrix["steps"]] == [("karcher", "skills"), (RETAIN, "skills")]
+    stored, facts = matrix["stored"]["retain"], matrix["steps"][1]["facts"]
+    assert stored["norm_before"] == pytest.approx(matrix["steps"][0]["facts"]["merged_norm"], rel=1e-6)
+    assert stored["rab_before"] == pytest.approx(facts["rab"], rel=1e-5)
+    assert stored["rab_after_intended"] == pytest.approx(0.1 * stored["rab_before"], rel=1e-3)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = {"merge": "dare_ties", "as": "skills", "density": 0.5}
+    path = _recipe(root, merge, output={"shard_size": "10KB"})
+    vecsurgery.run(path, tmp_path / "whole")
+    edit = Edited.edit
+
+    def failing(edited: Edited, tensor: str, **given: Any) -> TensorEdit:
+        if tensor == UP:
+            raise RunError("the disk is gone")
+        return edit(edited, tensor, **given)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Edited, "edit", failing)
+        with pytest.raises(RunError):
+            vecsurgery.run(path, tmp_path / "out")
+    assert list((tmp_path / "out.partial").glob("*.safetensors"))
+    vecsurgery.run(path, tmp_path / "out")
+    whole, resumed = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "out")
+    assert all(torch.equal(resumed[name], values) for name, values in whole.items())
 
 
 def test_the_plan_knows_what_is_merged_and_what_is_held_whole(root: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
 from vecsurgery.delta import Delta, DeltaSource, Dense, Edit, Factored
-from vecsurgery.editing.merging import figures, merged, merged_whole, reaches
+from vecsurgery.editing.merging import figures, in_float32, merged, merged_whole, reaches
 from vecsurgery.editing.multipliers import multiplied, rows_of, with_rows
 from vecsurgery.editing.numbers import number_for
 from vecsurgery.editing.rounding import stored_types, with_noise
@@ -257,8 +257,9 @@ class Edited:
             known = next((delta for given, delta in done if _same(given, present)), None)
             if known is None and reaches(merge, info, tuple(present)):
                 result = merged(step, merge, present, self.into.read(info.name, rows), info, self.layout)
-                known = result.delta
-                if not done:
+                edits = any(each.effect == "edit" for each in self.touches[info.name])
+                known = in_float32(result.delta) if edits else result.delta
+                if not done and info.matrix is not None:  # reports tell of block matrices
                     found = figures(result, present)
                     facts.append(StepFacts(step.id, step.method, step.result, None, found, result.warnings))
             done.append((present, known))

@@ -73,6 +73,12 @@ def figures(result: Merged, deltas: Mapping[str, Delta]) -> dict[str, float]:
     return facts
 
 
+def in_float32(delta: Delta) -> Delta:
+    """The delta for products with a geometry: what a merge of weights gives is float64."""
+    values = delta.dense()
+    return Dense(values.float()) if values.dtype == torch.float64 else delta
+
+
 def _finite(delta: Delta) -> bool:
     values = delta.dense()
     if bool(values.sum().isfinite()):

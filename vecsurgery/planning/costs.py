@@ -21,8 +21,10 @@ Action = Literal["edit", "merge", "scale", "add", "copy"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 ROW_CHUNK = 1 << 26
 """Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
-MERGE_COPIES = 3
-"""float32 copies of a tensor that a merge makes for each of its deltas, and for itself."""
+MERGE_COPIES = 4
+"""float32 copies of a tensor that a merge holds for each of its deltas, and for itself: measured on mergekit's methods
+with one, two and four deltas, the dearest of which (`ram`, `della`) take a little more.
+"""
 _FIT_MODELS = {"losses": (11, 9), "attention": (1, 3)}
 """Candidate models that a fit asks about at most, first and then."""
 ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}

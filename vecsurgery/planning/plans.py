@@ -65,6 +65,7 @@ class Plan:
                 "vecsurgery": vecsurgery.__version__,
                 "torch": torch.__version__,
                 "transformers": importlib.metadata.version("transformers"),
+                **({"mergekit": importlib.metadata.version("mergekit")} if self.inputs.merges else {}),
             },
             "recipe": self.inputs.recipe.text,
             "compute": self.compute,

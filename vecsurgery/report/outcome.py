@@ -97,8 +97,8 @@ def verdict(record: Record) -> str:
     its norm; the embedding and norms added unchanged; no warnings."
     """
     clauses = [_clause(record, name, change) for name, change in summary.totals(record).items()]
-    clauses += merged.clauses(record)
-    clauses = orthogonal.clauses(record) + (clauses or _without_geometry(record))
+    beside = [] if clauses else _without_geometry(record)
+    clauses = [*orthogonal.clauses(record), *clauses, *merged.clauses(record), *beside]
     clauses += _other_fits(record)
     clauses += _added_beside(record)
     clauses += holding.clause(record)
@@ -170,6 +170,7 @@ def _norm(change: summary.Change) -> str:
 
 def _without_geometry(record: Record) -> list[str]:
     told = {fit["step"] for fit in fitted.fits(record)} | {found.step for found in orthogonal.orthogonal(record)}
+    told |= {merge["step"] for merge in merged.merges(record)}
     steps = [
         f"{total.step} on `{total.delta}` kept {percent(total.norm_ratio)} of its norm over "
         f"{counted(total.matrices, 'matrix')}"
