@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vecsurgery import linalg
 from vecsurgery.delta import Delta, DeltaSource, Factored
 
 
@@ -26,7 +27,7 @@ def with_noise(delta: Delta, weight: Tensor, types: Collection[torch.dtype]) -> 
     if isinstance(delta, Factored) or not types:
         return delta
     scale = float(torch.linalg.vector_norm(weight, dtype=torch.float32)) / max(1, weight.numel()) ** 0.5
-    if not (0.0 < scale < math.inf):
+    if not math.isfinite(scale):
         return delta
-    spacing = max(torch.finfo(each).eps for each in types) * 2.0 ** math.floor(math.log2(scale))
-    return replace(delta, noise=spacing / 12**0.5)
+    coarsest = max(types, key=lambda each: torch.finfo(each).eps)
+    return replace(delta, noise=linalg.rounding_noise(scale, coarsest))

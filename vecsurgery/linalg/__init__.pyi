@@ -18,8 +18,10 @@ from .spectra import dense_spectrum as dense_spectrum
 from .spectra import effective_rank as effective_rank
 from .spectra import factored_spectrum as factored_spectrum
 from .spectra import interference_between as interference_between
+from .spectra import largest_of_noise as largest_of_noise
 from .spectra import noise_floor as noise_floor
 from .spectra import principal_angles as principal_angles
+from .spectra import rounding_noise as rounding_noise
 from .stacks import Stacks as Stacks
 from .stacks import interference as interference
 from .strength import Bias as Bias

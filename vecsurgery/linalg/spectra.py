@@ -70,14 +70,26 @@ def effective_rank(values: Float[Tensor, " rank"]) -> float:
 def noise_floor(shape: tuple[int, int], rms: float, dtype: torch.dtype) -> float:
     """(√out + √in)·ulp(rms)/√12: the largest singular value that rounding alone gives a matrix of this shape.
 
-    Each entry of a stored weight is off by up to half the spacing of its type: uniform noise of the standard deviation
-    ulp/√12, whose matrix has a largest singular value of about (√out + √in) times that. rms: root mean square of the
-    weight's entries. dtype: the type that it is stored in.
+    That is about the largest of a matrix of independent errors of the deviation `rounding_noise`, which see.
+    """
+    return largest_of_noise(shape, rounding_noise(rms, dtype))
+
+
+def rounding_noise(rms: float, dtype: torch.dtype) -> float:
+    """ulp(rms)/√12: the standard deviation of what rounding to a type adds to the entries of a weight.
+
+    Each entry of a stored weight is off by up to half the spacing of its type, evenly spread. rms: root mean square of
+    the weight's entries. dtype: the type that it is stored in.
     """
     if rms <= 0.0:
         return 0.0
-    spacing = math.ldexp(torch.finfo(dtype).eps, math.frexp(rms)[1] - 1)
-    return (math.sqrt(shape[0]) + math.sqrt(shape[1])) * spacing / math.sqrt(12.0)
+    return math.ldexp(torch.finfo(dtype).eps, math.frexp(rms)[1] - 1) / math.sqrt(12.0)
+
+
+def largest_of_noise(shape: Sequence[int], deviation: float) -> float:
+    """(√out + √in)·deviation: about the largest singular value of a matrix of independent errors."""
+    outputs, inputs = shape
+    return (math.sqrt(outputs) + math.sqrt(inputs)) * deviation
 
 
 def principal_angles(first: Float[Tensor, "space k"], second: Float[Tensor, "space l"]) -> Float[Tensor, " least"]:

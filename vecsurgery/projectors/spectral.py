@@ -127,11 +127,8 @@ def _limit(options: Spectral, shape: tuple[int, ...], count: int) -> int:
 
 
 def _noise_floor(each: "Delta") -> float:
-    """The largest singular value of a matrix of independent rounding errors: (√out + √in) times their deviation."""
-    if isinstance(each, delta.Factored):
-        return 0.0
-    outputs, inputs = each.shape
-    return float((outputs**0.5 + inputs**0.5) * each.noise)
+    """Singular values below it are no larger than those of the storage type's rounding errors."""
+    return 0.0 if isinstance(each, delta.Factored) else linalg.largest_of_noise(each.shape, each.noise)
 
 
 def _require_room(ranks: Mapping[str, int], shape: tuple[int, ...], options: Spectral) -> None:
