@@ -130,8 +130,14 @@ def test_adapters_are_made_orthogonal_without_ever_being_multiplied_out(tmp_path
             key = f"base_model.model.{module}"
             product = 2 * tensors[f"{key}.lora_B.weight"].double() @ tensors[f"{key}.lora_A.weight"].double()
             products.setdefault(f"{module}.weight", {})[name] = product
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    record = vecsurgery.run(tmp_path / "recipe.yaml", tmp_path / "out")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    assert vecsurgery.check(path)["facts"]["geometry"] == {}
+    planned = vecsurgery.plan(path)
+    costs = {name: item.flops for name, item in planned.tensors.items()}
+    assert {name for name, flops in costs.items() if flops} == set(products)
+    assert "project spectral, preset sift" in planned.text()
+    record = vecsurgery.run(path, tmp_path / "out")
     before, after = (reference.tensors_of(tmp_path / name) for name in ("into", "out"))
     for name, pair in products.items():
         slots = spectral_reference.spectral(pair, rtol=0.3)

@@ -33,7 +33,7 @@ def polar_factor(
     """Solve min_E ‖E − X‖_F over the E with orthonormal columns (rows, where X is wide): E = X (XᵀX)^{-1/2}.
 
     With X = P diag(σ) Qᵀ this is P Qᵀ, summed over the pairs with σ > rtol·σ_max. Where nothing is cut the columns are
-    orthonormal to 1e-5 or better (ε/rtol² before rounding to the type of X); else EᵀE is the orthogonal projector of
+    orthonormal to the rounding of the type of X, for an rtol of 1e-6 or more; else EᵀE is the orthogonal projector of
     the reported rank. A zero matrix has rank 0 and a zero factor.
 
     matrix: X, float32 or float64. rtol: in (0, 1), relative to the largest singular value.
