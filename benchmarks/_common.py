@@ -158,6 +158,40 @@ def arguments(description: str | None, **options: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def experiment_parser(
+    description: str | None, *paths: str, seeds: Sequence[int] = (), **names: Sequence[str]
+) -> argparse.ArgumentParser:
+    """The command line of an experiment: required folders, `--size full|tiny`, and which parts of it are to run.
+
+    `seeds`: the reported ones, where `--seeds` is to be there; `names`: options that take some of the given names.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for path in paths:
+        parser.add_argument(f"--{path}", type=Path, required=True)
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    if seeds:
+        told = f"default {','.join(map(str, seeds))}; 0 is the pilot's"
+        parser.add_argument("--seeds", type=_numbers, default=tuple(seeds), help=told)
+    for option, known in names.items():
+        told = f"default {','.join(known)}"
+        parser.add_argument(f"--{option}", type=_some_of(known), default=tuple(known), help=told)
+    return parser
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parsed(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        if not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected some of {', '.join(known)}")
+        return names
+
+    return parsed
+
+
 def show(tables: Mapping[str, Sequence[Mapping[str, Any]]], *, as_json: bool) -> None:
     """Print tables by title with the environment, as Markdown or as one JSON object."""
     if as_json:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import vecsurgery
-from benchmarks._common import environment, table
+from benchmarks._common import environment, experiment_parser, table
 from benchmarks._once import once
 from benchmarks.merging.models import Judge, fine_tune
 from benchmarks.merging.settings import METHODS, REPORTED_SEEDS, Experiment, Method
@@ -146,17 +146,7 @@ def _say(text: str) -> None:
 
 def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "data", "work"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument(
-        "--seeds",
-        type=lambda text: tuple(int(part) for part in text.split(",")),
-        default=REPORTED_SEEDS,
-        help="default 1,2,3; 0 is the pilot's",
-    )
-    return parser.parse_args(given)
+    return experiment_parser(__doc__, "model", "data", "work", seeds=REPORTED_SEEDS).parse_args(given)
 
 
 def show(work: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import environment, table
+from benchmarks._common import environment, experiment_parser, table
 from benchmarks._once import once
 from benchmarks.reasoning.answering import Answering
 from benchmarks.reasoning.merging import Line, Pair, State, lines, ties
@@ -185,26 +185,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if set(names) - set(FAMILIES):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {', '.join(FAMILIES)}")
-    return names
-
-
 def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument("--families", type=_names, default=tuple(FAMILIES), help=f"default {','.join(FAMILIES)}")
-    parser.add_argument(
-        "--seeds",
-        type=lambda text: tuple(int(part) for part in text.split(",")),
-        default=REPORTED_SEEDS,
-        help="default 1,2,3; 0 is the pilot's",
-    )
-    return parser.parse_args(given)
+    return experiment_parser(__doc__, "work", seeds=REPORTED_SEEDS, families=tuple(FAMILIES)).parse_args(given)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from benchmarks._common import environment, table
+from benchmarks._common import environment, experiment_parser, table
 from benchmarks.unlearning.comparing import compare
 from benchmarks.unlearning.models import health, make_models
 from benchmarks.unlearning.pictures import draw
@@ -93,29 +92,9 @@ _STAGE: dict[str, Stage] = {
 
 def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "data", "work"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument("--seeds", type=_numbers, default=REPORTED_SEEDS, help="default 1,2,3; 0 is the pilot's")
-    parser.add_argument("--stages", type=_names(STAGES), default=STAGES, help=f"default {','.join(STAGES)}")
     names = tuple(unlearner.name for unlearner in UNLEARNERS)
-    parser.add_argument("--unlearners", type=_names(names), default=names, help=f"default {','.join(names)}")
+    parser = experiment_parser(__doc__, "model", "data", "work", seeds=REPORTED_SEEDS, stages=STAGES, unlearners=names)
     return parser.parse_args(given)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    def parsed(text: str) -> tuple[str, ...]:
-        names = tuple(text.split(","))
-        if not set(names) <= set(known):
-            raise argparse.ArgumentTypeError(f"{text}: expected some of {','.join(known)}")
-        return names
-
-    return parsed
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ and no table of results reads what this writes: its outcome is a number in setti
 import argparse
 import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from benchmarks._common import table
+from benchmarks._common import experiment_parser, table
 from benchmarks.unlearning import models
 from benchmarks.unlearning.measures import answers
 from benchmarks.unlearning.settings import PILOT_SEED, UNLEARNERS, Settings, tiny
@@ -59,12 +58,9 @@ def main(options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for path in ("model", "data", "work"):
-        parser.add_argument(f"--{path}", type=Path, required=True)
+    parser = experiment_parser(__doc__, "model", "data", "work")
     parser.add_argument("--unlearner", choices=[unlearner.name for unlearner in UNLEARNERS], required=True)
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--every", type=int, default=5)
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
     print(main(parser.parse_args()))

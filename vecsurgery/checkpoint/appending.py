@@ -4,7 +4,6 @@ For what cannot be planned: factors of a rank that a step decides, rows that tur
 stands in front and may end in spaces, so it is written into its room when everything is there.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vecsurgery.checkpoint.atomic import part_of, sync_folder
+from vecsurgery.checkpoint.atomic import replacing, write_all
 from vecsurgery.checkpoint.disk import write_errors
 from vecsurgery.checkpoint.hashes import file_sha256, tensor_bytes
 from vecsurgery.checkpoint.shards import ShardPlan, TensorPlan
@@ -76,9 +75,7 @@ class Appending:
 
     def _write(self, data: memoryview) -> None:
         self._size += len(data)
-        with write_errors(self.path):
-            while data:
-                data = data[self._file.write(data) :]
+        write_all(self._file, data, self.path)
 
 
 @contextmanager
@@ -88,25 +85,15 @@ def appending(folder: Path, name: str, names: Iterable[str]) -> Iterator[Appendi
     `names`: every tensor that may come, for the size of the header. What is raised meanwhile leaves no file.
     Errors: RunError where the disk is full or pieces do not fit together.
     """
-    path = folder / name
-    part = part_of(path)
     # A filler may stand before each tensor: its name is shorter than the entry is reckoned.
     room = -(-(64 + sum(len(each.encode()) + 2 * _ENTRY for each in names)) // _ALIGNMENT) * _ALIGNMENT
-    try:
+    path = folder / name
+    with replacing(path) as file:
+        target = Appending(path, file, room + 8)
+        yield target
         with write_errors(path):
-            file = part.open("wb", buffering=0)
-        with file:
-            target = Appending(path, file, room + 8)
-            yield target
-            with write_errors(path):
-                file.seek(0)
-                file.write(target.header())
-                os.fsync(file.fileno())
-        with write_errors(path):
-            part.replace(path)
-            sync_folder(folder)
-    finally:
-        part.unlink(missing_ok=True)  # there only where something failed
+            file.seek(0)
+        write_all(file, memoryview(target.header()), path)
 
 
 def written(path: Path) -> WrittenFile:

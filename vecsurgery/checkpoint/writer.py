@@ -4,7 +4,6 @@ The file has its final name only when every byte of it is on disk.
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vecsurgery.checkpoint.atomic import part_of, sync_folder
-from vecsurgery.checkpoint.disk import write_errors
+from vecsurgery.checkpoint.atomic import replacing, write_all
 from vecsurgery.checkpoint.hashes import tensor_bytes
 from vecsurgery.checkpoint.shards import ShardPlan, TensorPlan
 from vecsurgery.errors import RunError
@@ -47,22 +45,11 @@ def write_shard(folder: Path, shard: ShardPlan, tensors: Iterable[tuple[str, Ten
     bytes); then no file is left. What the iterators raise passes through, and leaves no file either.
     """
     path = folder / shard.file
-    part = part_of(path)
-    try:
-        with write_errors(path):
-            file = part.open("wb", buffering=0)
-        with file:
-            sink = _Sink(file, path)
-            with sink.closed_at_the_end():
-                sink.put(memoryview(shard.header()))
-                _put_tensors(sink, shard, iter(tensors))
-            with write_errors(path):
-                os.fsync(file.fileno())
-        with write_errors(path):
-            part.replace(path)
-            sync_folder(folder)
-    finally:
-        part.unlink(missing_ok=True)  # there only where something failed
+    with replacing(path) as file:
+        sink = _Sink(file, path)
+        with sink.closed_at_the_end():
+            sink.put(memoryview(shard.header()))
+            _put_tensors(sink, shard, iter(tensors))
     return WrittenFile(shard.file, sink.size, sink.sha256())
 
 
@@ -134,7 +121,4 @@ class _Sink:
         return self._digest.hexdigest()
 
     def _write(self, piece: memoryview) -> None:
-        # An unbuffered file may take less than it is given.
-        with write_errors(self._path):
-            while piece:
-                piece = piece[self._file.write(piece) :]
+        write_all(self._file, piece, self._path)

@@ -17,7 +17,7 @@ _WAITING = 8
 """Tensors whose hash may be outstanding before the reader waits."""
 
 
-class _Reader:
+class Reader:
     """What every reader of other weights says of them."""
 
     def __init__(self, weights: Weights) -> None:
@@ -40,7 +40,7 @@ class _Reader:
         return getattr(self._weights, "folder", None)
 
 
-class Remembered(_Reader):
+class Remembered(Reader):
     """Weights that hand out again, without reading, what was asked for last."""
 
     def __init__(self, weights: Weights, _label: str = "") -> None:
@@ -63,7 +63,7 @@ def _same_rows(first: "slice | Tensor | None", second: "slice | Tensor | None") 
     return type(first) is type(second) and not isinstance(first, Tensor) and first == second
 
 
-class Audited(_Reader):
+class Audited(Reader):
     """Weights that remember the SHA-256 of every tensor that was read, computed beside the caller's work.
 
     Rows must be asked for as consecutive slices; then the hash is that of the whole tensor (of the rows that were read,

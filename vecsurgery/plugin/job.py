@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vecsurgery.checkpoint import Stored
-from vecsurgery.checkpoint.types import Layout
 from vecsurgery.delta import Difference
+from vecsurgery.editing.audit import Reader
 from vecsurgery.editing.edited import Edited
 from vecsurgery.editing.sites import SiteReader
 from vecsurgery.errors import InputError
@@ -29,28 +28,12 @@ Values = Mapping[str, Any]
 """What a model's parameters say for one tensor: `weight`, and options of the projector."""
 
 
-class Handed:
+class Handed(Reader):
     """A checkpoint whose current tensor is the one that mergekit has read; any other is read from its files."""
 
     def __init__(self, weights: Stored) -> None:
-        self._weights = weights
+        super().__init__(weights)
         self._held: tuple[str, Tensor] | None = None
-
-    @property
-    def layout(self) -> Layout:
-        return self._weights.layout
-
-    @property
-    def fingerprint(self) -> str:
-        return self._weights.fingerprint
-
-    @property
-    def config(self) -> Any:
-        return self._weights.config
-
-    @property
-    def folder(self) -> Path:
-        return self._weights.folder
 
     def hand(self, tensor: str, values: Tensor) -> None:
         """Take what mergekit read for a tensor; it is brought back to its stored type, which loses nothing.

@@ -1,8 +1,6 @@
 """What an inspection says of a delta equals plain numpy and scipy computations on whole tensors."""
 
-import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +8,18 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from click.testing import CliRunner
 from safetensors.torch import save_file
 from support import models
-from support.results import QUERY, edit_json, tensors_of, write_adapter
+from support.results import QUERY, tensors_of, write_adapter
 from torch import Tensor
 
 import vecsurgery
 from vecsurgery.checkpoint import Stored
-from vecsurgery.cli import main
-from vecsurgery.errors import InputError
 from vecsurgery.geometry import Geometry
 from vecsurgery.linalg import spectra
-from vecsurgery.report import inspection_picture
 from vecsurgery.report.inspection import Change, Inspection
 
 DOWN = "model.layers.0.mlp.down_proj.weight"
-TARGETS = {"model.layers.0.self_attn.q_proj": 32, "model.layers.1.self_attn.v_proj": 16}
-RECIPE = """\
-into: base
-deltas:
-  first: {tuned: first}
-  second: {tuned: second}
-geometry:
-  retain: {file: retain.safetensors}
-  later: {data: retain.jsonl}
-steps:
-  - {project: retain_energy, geometry: retain, keep: 0.1}
-  - {project: null_space, geometry: later}
-"""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bfloat16 Llama, two models tuned from it, an adapter, a geometry of it, and a recipe."""
-    folder = tmp_path_factory.mktemp("inspected")
-    base = models.checkpoint(folder / "base", seed=1, dtype=torch.bfloat16)
-    models.perturbed(base, folder / "first", seed=2, only="proj")
-    models.perturbed(base, folder / "second", seed=3)
-    write_adapter(folder / "adapter", TARGETS)
-    models.write_texts(folder / "retain.jsonl")
-    text = RECIPE.replace("{file: retain.safetensors}", "{data: retain.jsonl}")
-    (folder / "measured.yaml").write_text(text)
-    vecsurgery.measure(folder / "measured.yaml", "retain", folder / "retain.safetensors")
-    (folder / "recipe.yaml").write_text(RECIPE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def found(root: Path) -> Inspection:
-    """The recipe, inspected."""
-    return vecsurgery.inspect(root / "recipe.yaml", top=5)
-
-
-@pytest.fixture
-def here(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(root)
-    return root
 
 
 def _delta(root: Path, name: str, tensor: str) -> np.ndarray[Any, Any]:
@@ -171,18 +124,20 @@ def test_the_share_in_a_geometry_and_the_bias_are_those_of_its_directions(root: 
     assert [note for note in found.notes if "'later'" in note]
 
 
-def test_an_adapter_is_looked_at_as_its_product_and_never_formed(root: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_looked_at_as_its_product_and_never_formed(
+    root: Path, targets: dict[str, int], tmp_path: Path
+) -> None:
     base = tensors_of(root / "base")
     tensors = tensors_of(root / "adapter")
     dense = {name: tensor.float() for name, tensor in base.items()}
-    for module in TARGETS:
+    for module in targets:
         left, right = (tensors[f"base_model.model.{module}.lora_{side}.weight"] for side in "BA")
         dense[f"{module}.weight"] += 2.0 * left @ right
     models.perturbed(root / "base", tmp_path / "dense", seed=0, only="nothing is called so")
     save_file(dense, tmp_path / "dense" / "model.safetensors", metadata={"format": "pt"})
     named = {"skill": str(root / "adapter"), "dense": str(tmp_path / "dense")}
     found = vecsurgery.inspect(named, base=root / "base", top=3, geometry={"g": root / "retain.safetensors"})
-    for module in TARGETS:
+    for module in targets:
         factored, whole = (_of(found, name, f"{module}.weight") for name in named)
         assert (factored.factored, whole.factored) == (True, False)
         assert factored.squared_norm == pytest.approx(whole.squared_norm, rel=1e-4)
@@ -202,8 +157,10 @@ def test_an_adapter_is_looked_at_as_its_product_and_never_formed(root: Path, tmp
     assert alone.total(name).norm == pytest.approx(found.total("skill").norm)
 
 
-def test_two_adapters_are_set_against_each_other_by_their_factors(root: Path, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "other", TARGETS)
+def test_two_adapters_are_set_against_each_other_by_their_factors(
+    root: Path, targets: dict[str, int], tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "other", targets)
     file = tmp_path / "other" / "adapter_model.safetensors"
     save_file(
         {name: tensor * (1.0 if "lora_A" in name else -1.0) for name, tensor in tensors_of(file.parent).items()}, file
@@ -322,91 +279,3 @@ def test_models_in_memory_are_looked_at(root: Path) -> None:
     assert found.total("edited").norm == pytest.approx(
         vecsurgery.inspect(root / "first", base=root / "base", modules=["q"]).total("first").norm, rel=1e-5
     )
-
-
-def test_the_command_prints_tables_or_json_and_draws(here: Path) -> None:
-    runner = CliRunner()
-    shown = runner.invoke(main, ["inspect", "recipe.yaml", "--worst", "2"])
-    assert shown.exit_code == 0, shown.output
-    assert "delta first: first − into\n" in shown.stdout
-    assert "first in geometry retain: role" in shown.stdout
-    assert "inspecting: " in shown.stderr
-    content = json.loads(
-        runner.invoke(main, ["inspect", "one=first", "--base", "base", "--limit", "1", "--json"]).stdout
-    )
-    assert list(content["deltas"]) == ["one"]
-    assert (
-        content["deltas"]["one"]["total"]
-        == vecsurgery.inspect(["one=first"], base="base", limit=1).to_dict()["deltas"]["one"]["total"]
-    )
-    sites = runner.invoke(main, ["inspect", "retain.safetensors", "--picture", "sites.svg", "--json"])
-    assert len(json.loads(sites.stdout)["sites"]) == 12
-    again = vecsurgery.inspect("retain.safetensors")
-    inspection_picture(again, here / "again.svg")
-    assert (here / "sites.svg").read_bytes() == (here / "again.svg").read_bytes()
-
-
-def test_the_picture_has_the_deltas_their_geometries_and_their_overlap(found: Inspection, tmp_path: Path) -> None:
-    first = replace(found, changes=found.of_delta("first"))
-    inspection_picture(first, tmp_path / "seen.svg")
-    drawn = (tmp_path / "seen.svg").read_text()
-    for title in ("first: ‖D‖/‖W‖", "first: singular values", "share inside retain", "first · second: cosine"):
-        assert title in drawn
-    with pytest.raises(InputError, match="no changed matrix"):
-        inspection_picture(replace(found, changes=(), pairs=()), tmp_path / "seen.svg")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["first", "second"], "give --base MODEL"),
-        (["adapter"], "this is an adapter, not a model; give --base"),
-        (["recipe.yaml", "first"], "looked at alone"),
-        (["recipe.yaml", "--base", "base"], "leave out --base"),
-        (["retain.safetensors", "--base", "base"], "give --geometry retain.safetensors"),
-        (["first", "--base", "base", "--set", "output.dtype=float32"], "--set changes a recipe"),
-        (["first", "--base", "base", "--layers", "7"], "select nothing of 'llama' with 3 blocks"),
-        (["first", "--base", "base", "--layers", "x"], "expected block numbers"),
-        (["first", "--base", "base", "--modules", "query"], "'query' is none; expected some of q, k"),
-        (["first", "--base", "base", "--geometry", "recipe.yaml"], "cannot be opened as a safetensors file"),
-        (["first", "--base", "base", "--geometry", "a=retain.safetensors", "--geometry", "a=x"], "are called 'a'"),
-        (["recipe.yaml", "--geometry", "retain.safetensors"], "two geometries are called 'retain'"),
-        (["first", "first", "--base", "base"], "inspecting: two models are called 'first'"),
-        (["absent-folder/x/y", "--base", "base"], "inspecting the model 'absent-folder/x/y'"),
-        (["first", "--base", "base", "--picture", "seen.pdf"], "drawing into seen.pdf"),
-        (["wide", "--base", "base"], "differ in the shape"),
-        (["wide", "--geometry", "retain.safetensors"], "is 48 wide there and 56 here"),
-        (["nan", "--base", "base"], "NaN"),
-        (["nan"], "NaN"),
-    ],
-)
-def test_what_cannot_be_inspected_exits_2(here: Path, arguments: list[str], message: str) -> None:
-    if "wide" in arguments and not (here / "wide").is_dir():
-        models.checkpoint(here / "wide", seed=1, intermediate_size=56)
-    if "nan" in arguments and not (here / "nan").is_dir():
-        models.perturbed(here / "base", here / "nan", seed=0, only="nothing is called so")
-        tensors = tensors_of(here / "base")
-        tensors[QUERY][0, 0] = torch.nan
-        save_file(tensors, here / "nan" / "model.safetensors", metadata={"format": "pt"})
-    result = CliRunner().invoke(main, ["inspect", *arguments])
-    assert result.exit_code == 2, result.output
-    assert message in result.stderr
-
-
-def test_a_geometry_of_other_blocks_or_another_model_is_refused_or_told(root: Path, tmp_path: Path) -> None:
-    file = root / "retain.safetensors"
-    other = models.checkpoint(tmp_path / "gpt2", "gpt2", seed=1)
-    with pytest.raises(InputError, match="has none of the sites"):
-        vecsurgery.inspect(other, geometry=[file])
-    found = vecsurgery.inspect(root / "second", base=root / "first", geometry=[file], limit=1)
-    assert any("which is not the base" in line for line in found.warnings)
-    with pytest.raises(InputError, match="energy 1 is no share"):
-        vecsurgery.inspect(file, energy=1.0)
-    with pytest.raises(InputError, match="top and limit are numbers from 1"):
-        vecsurgery.inspect(root / "first", base=root / "base", limit=0)
-
-
-def test_a_run_s_own_record_does_not_stand_in_the_way(root: Path, tmp_path: Path) -> None:
-    copy = models.perturbed(root / "first", tmp_path / "copy", seed=0, only="nothing is called so")
-    edit_json(copy / "config.json", use_cache=True)
-    assert vecsurgery.inspect(copy, base=root / "base", limit=1).total("copy").norm > 0

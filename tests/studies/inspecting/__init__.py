@@ -1,0 +1,1 @@
+"""Inspection of deltas, weights and geometries before any surgery."""
