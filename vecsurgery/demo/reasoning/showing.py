@@ -202,8 +202,15 @@ def _number(value: float | None) -> str:
 
 
 def _verdict(seed: int, rows: list[Row]) -> list[str]:
+    """What was gained and what it cost, in one sentence each."""
     by_name = {row.name: row for row in rows}
-    merged = ", ".join(
-        f"{name} {by_name[name].right_and_compliant or 0.0:.0%}" for name in ("sum", "TIES", "rain", _HEAVIER)
-    )
-    return [f"seed {seed}: right and in the form that was asked for: {merged}."]
+    shown = [by_name[name] for name in ("sum", "TIES", "rain", _HEAVIER)]
+    merged = ", ".join(f"{row.name} {row.right_and_compliant or 0.0:.0%}" for row in shown)
+    right = ", ".join(f"{row.name} {row.answer_accuracy or 0.0:.0%}" for row in (by_name["reasoning"], *shown))
+    far = ", ".join(f"{row.name} {_number(row.think_kl)}" for row in shown)
+    return [
+        f"seed {seed}: right and in the form that was asked for: {merged}.",
+        f"        right in whatever form: {right}.",
+        f"        L_think, how far thoughts moved: {far} nats.",
+        f"        {PLAIN + INSTRUCTED} questions are too few to rank what lies close; docs/rain.md has more, and other families.",
+    ]
