@@ -57,7 +57,8 @@ def test_no_text_is_in_two_parts_and_another_seed_parts_them_otherwise(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")  # mergekit imports it by its old name
-def test_the_experiment_merges_four_fine_tunes_by_every_method(tmp_path: Path) -> None:
+def test_the_experiment_merges_four_fine_tunes_by_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "LOWER", (0.5,))
     # as wide as four deltas of rank 36 need
     wide = {
         "hidden_size": 144,
@@ -72,9 +73,12 @@ def test_the_experiment_merges_four_fine_tunes_by_every_method(tmp_path: Path) -
     options = experiment.parse([*given, "--size", "tiny", "--seeds", "0"])
     experiment.carry_out(options)
     experiment.show(options.work)
-    members, whole, best = tables(options.work).values()
+    members, whole, best, lower = tables(options.work).values()
     assert [row["model"] for row in members] == ["base", *TASKS]
     assert [row["method"] for row in whole] == [row["method"] for row in best] == [method.name for method in METHODS]
+    chosen = {row["method"]: float(row["weight"]) for row in lower}
+    assert min(chosen.values()) < min(float(row["weight"]) for row in best)
+    assert set(chosen.values()) <= {1.0, 0.5}
     shares = {row["method"]: [float(row[task]) for task in TASKS] for row in whole}
     assert shares["TSV-M"] != shares["SIFT"] != shares["sum"] != shares["TIES"]
     before = {path: path.stat().st_mtime_ns for path in options.work.rglob("*.json")}

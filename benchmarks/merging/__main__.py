@@ -24,7 +24,7 @@ import vecsurgery
 from benchmarks._common import environment, experiment_parser, table
 from benchmarks._once import once
 from benchmarks.merging.models import Judge, fine_tune
-from benchmarks.merging.settings import METHODS, REPORTED_SEEDS, Experiment, Method
+from benchmarks.merging.settings import LOWER, METHODS, REPORTED_SEEDS, Experiment, Method
 from benchmarks.merging.tables import gains, tables
 from benchmarks.merging.tasks import TASKS, Windows, windows
 from vecsurgery.calibration import load_tokenizer
@@ -42,6 +42,10 @@ class Seed:
     def tuned(self, task: str) -> Path:
         """The folder of a single fine-tune."""
         return self.folder / "models" / task
+
+    def weights(self, method: Method) -> tuple[float, ...]:
+        """The method's line."""
+        return self.experiment.weights if method.factor == 1.0 else self.experiment.mean_weights
 
     def judge(self, part: str) -> Judge:
         """Losses on a part of every task."""
@@ -64,7 +68,9 @@ def carry_out(options: argparse.Namespace) -> None:
         once(folder / "singles.json", partial(_singles, made))
         for method in METHODS:
             _say(f"seed {seed}: {method.name}")
-            once(folder / f"{_file(method.name)}.json", partial(_method, made, method))
+            found = once(folder / f"{_file(method.name)}.json", partial(_method, made, method))
+            if found["best"]["weight"] == min(made.weights(method)):
+                once(folder / "lower" / f"{_file(method.name)}.json", partial(_lower, made, method, found))
 
 
 def _singles(seed: Seed) -> dict[str, Any]:
@@ -84,20 +90,30 @@ def _state(folder: Path) -> dict[str, Tensor]:
 
 def _method(seed: Seed, method: Method) -> dict[str, Any]:
     """A method's line on the windows that choose, then the best point and that of weight 1 on test windows."""
+    path = _line(seed, method, seed.weights(method))
+    whole = {"weight": 1.0, "losses": seed.judge("test").losses(merged(seed, method, 1.0))}
+    return {"method": method.name, "path": path, "best": _best(seed, method, path), "whole": whole}
+
+
+def _lower(seed: Seed, method: Method, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The same below the least weight of the line, for a method that chose it."""
+    least = min(seed.weights(method))
+    path = [*_line(seed, method, [share * least for share in LOWER]), *found["path"]]
+    return {"method": method.name, "path": path, "best": _best(seed, method, path)}
+
+
+def _line(seed: Seed, method: Method, weights: Sequence[float]) -> list[dict[str, float]]:
     singles = json.loads((seed.folder / "singles.json").read_text())["result"]
     judge, path = seed.judge("choosing"), []
-    weights = seed.experiment.weights if method.factor == 1.0 else seed.experiment.mean_weights
     for weight in weights:
         losses = judge.losses(merged(seed, method, weight))
         path.append({"weight": weight, "gain": gains(singles["choosing"], losses)["mean"]})
-    best = max(path, key=lambda point: point["gain"])["weight"]
-    judge = seed.judge("test")
-    return {
-        "method": method.name,
-        "path": path,
-        "best": {"weight": best, "losses": judge.losses(merged(seed, method, best))},
-        "whole": {"weight": 1.0, "losses": judge.losses(merged(seed, method, 1.0))},
-    }
+    return path
+
+
+def _best(seed: Seed, method: Method, path: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    weight = max(path, key=lambda point: point["gain"])["weight"]
+    return {"weight": weight, "losses": seed.judge("test").losses(merged(seed, method, weight))}
 
 
 def merged(seed: Seed, method: Method, weight: float) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Tables of the experiment, from its work folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,34 @@ def tables(work: Path) -> dict[str, list[dict[str, Any]]]:
     ]
     found = {f"NLL of the single fine-tunes, nats a token; seeds {seeds}": members}
     for title, point in (("at weight 1", "whole"), ("at the weight chosen for it", "best")):
-        rows = []
-        for name in names:
-            shares = [gains(single, each[name][point]["losses"]) for single, each in zip(singles, results, strict=True)]
-            weight = {"weight": _joined([each[name][point]["weight"] for each in results])} if point == "best" else {}
-            columns = {task: _joined([share[task] for share in shares]) for task in ("mean", *tasks)}
-            rows.append({"method": name} | weight | columns)
-        found[f"share of the single gains, {title}"] = rows
+        points = [{name: each[name][point] for name in names} for each in results]
+        found[f"share of the single gains, {title}"] = _shares(names, singles, points, weights=point == "best")
+    lower = [_methods(folder / "lower") for folder in folders]
+    if any(lower):
+        points = [
+            {name: below.get(name, each[name])["best"] for name in names}
+            for below, each in zip(lower, results, strict=True)
+        ]
+        title = "share of the single gains, at the weight chosen for it, also below the least"
+        found[title] = _shares(names, singles, points, weights=True)
     return found
+
+
+def _shares(
+    names: Sequence[str],
+    singles: Sequence[Mapping[str, Mapping[str, float]]],
+    points: Sequence[Mapping[str, Any]],
+    *,
+    weights: bool,
+) -> list[dict[str, Any]]:
+    """A row for each method. `points`: of each seed, name → the weight and its losses on test windows."""
+    rows = []
+    for name in names:
+        shares = [gains(single, each[name]["losses"]) for single, each in zip(singles, points, strict=True)]
+        chosen = {"weight": _joined([each[name]["weight"] for each in points])} if weights else {}
+        columns = ["mean", *(task for task in shares[0] if task != "mean")]
+        rows.append({"method": name} | chosen | {task: _joined([each[task] for each in shares]) for task in columns})
+    return rows
 
 
 def _methods(folder: Path) -> dict[str, Any]:
