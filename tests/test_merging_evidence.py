@@ -9,7 +9,7 @@ import torch
 from support import models
 
 from benchmarks.merging import __main__ as experiment
-from benchmarks.merging.settings import METHODS
+from benchmarks.merging.settings import AVERAGED, METHODS
 from benchmarks.merging.tables import gains, tables
 from benchmarks.merging.tasks import TASKS, windows
 from vecsurgery.calibration import load_tokenizer
@@ -75,7 +75,11 @@ def test_the_experiment_merges_four_fine_tunes_by_every_method(tmp_path: Path, m
     experiment.show(options.work)
     members, whole, best, lower = tables(options.work).values()
     assert [row["model"] for row in members] == ["base", *TASKS]
-    assert [row["method"] for row in whole] == [row["method"] for row in best] == [method.name for method in METHODS]
+    assert (
+        [row["method"] for row in whole]
+        == [row["method"] for row in best]
+        == [method.name for method in (*METHODS, *AVERAGED)]
+    )
     chosen = {row["method"]: float(row["weight"]) for row in lower}
     assert min(chosen.values()) < min(float(row["weight"]) for row in best)
     assert set(chosen.values()) <= {1.0, 0.5}

@@ -24,7 +24,7 @@ import vecsurgery
 from benchmarks._common import environment, experiment_parser, table
 from benchmarks._once import once
 from benchmarks.merging.models import Judge, fine_tune
-from benchmarks.merging.settings import LOWER, METHODS, REPORTED_SEEDS, Experiment, Method
+from benchmarks.merging.settings import AVERAGED, LOWER, METHODS, REPORTED_SEEDS, Experiment, Method
 from benchmarks.merging.tables import gains, tables
 from benchmarks.merging.tasks import TASKS, Windows, windows
 from vecsurgery.calibration import load_tokenizer
@@ -66,7 +66,7 @@ def carry_out(options: argparse.Namespace) -> None:
             _say(f"seed {seed}: fine-tuning on {task}")
             fine_tune(made.model, cut[task].training, experiment.training, seed, made.tuned(task))
         once(folder / "singles.json", partial(_singles, made))
-        for method in METHODS:
+        for method in (*METHODS, *AVERAGED):
             _say(f"seed {seed}: {method.name}")
             found = once(folder / f"{_file(method.name)}.json", partial(_method, made, method))
             if found["best"]["weight"] == min(made.weights(method)):
@@ -91,7 +91,7 @@ def _state(folder: Path) -> dict[str, Tensor]:
 def _method(seed: Seed, method: Method) -> dict[str, Any]:
     """A method's line on the windows that choose, then the best point and that of weight 1 on test windows."""
     path = _line(seed, method, seed.weights(method))
-    whole = {"weight": 1.0, "losses": seed.judge("test").losses(merged(seed, method, 1.0))}
+    whole = {"weight": 1.0, "losses": seed.judge("test").losses(merged(seed, method))}
     return {"method": method.name, "path": path, "best": _best(seed, method, path), "whole": whole}
 
 
@@ -104,26 +104,32 @@ def _lower(seed: Seed, method: Method, found: Mapping[str, Any]) -> dict[str, An
 
 def _line(seed: Seed, method: Method, weights: Sequence[float]) -> list[dict[str, float]]:
     singles = json.loads((seed.folder / "singles.json").read_text())["result"]
-    judge, path = seed.judge("choosing"), []
+    judge, path, whole = seed.judge("choosing"), [], merged(seed, method)
     for weight in weights:
-        losses = judge.losses(merged(seed, method, weight))
+        losses = judge.losses(_at(seed, whole, weight))
         path.append({"weight": weight, "gain": gains(singles["choosing"], losses)["mean"]})
     return path
 
 
 def _best(seed: Seed, method: Method, path: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     weight = max(path, key=lambda point: point["gain"])["weight"]
-    return {"weight": weight, "losses": seed.judge("test").losses(merged(seed, method, weight))}
+    return {"weight": weight, "losses": seed.judge("test").losses(_at(seed, merged(seed, method), weight))}
 
 
-def merged(seed: Seed, method: Method, weight: float) -> dict[str, Tensor]:
-    """The state of one point of a method's line, in float32."""
+def _at(seed: Seed, whole: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """The point of the line at a weight: W + weight·(that of weight 1 − W)."""
+    base = _state(seed.model)
+    return {name: base[name].double().lerp(tensor.double(), weight).float() for name, tensor in whole.items()}
+
+
+def merged(seed: Seed, method: Method) -> dict[str, Tensor]:
+    """The state of a method's line at weight 1, in float32."""
     names = TASKS if method.merged is None else (method.merged,)
     return vecsurgery.edit(
         into=seed.model,
         deltas={task: seed.tuned(task) for task in TASKS},
         steps=method.steps,
-        weights=dict.fromkeys(names, weight * method.factor),
+        weights=dict.fromkeys(names, method.factor),
         dtype="float32",
     ).state_dict()
 

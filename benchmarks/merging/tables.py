@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.merging.settings import METHODS
+from benchmarks.merging.settings import AVERAGED, METHODS
 
 
 def gains(singles: Mapping[str, Mapping[str, float]], losses: Mapping[str, float]) -> dict[str, float]:
@@ -20,7 +20,7 @@ def tables(work: Path) -> dict[str, list[dict[str, Any]]]:
     folders = sorted(path.parent for path in work.glob("seed-*/singles.json"))
     singles = [_result(folder / "singles.json")["test"] for folder in folders]
     results = [_methods(folder) for folder in folders]
-    names = [method.name for method in METHODS if all(method.name in each for each in results)]
+    names = [method.name for method in (*METHODS, *AVERAGED) if all(method.name in each for each in results)]
     seeds = ", ".join(folder.name.partition("-")[2] for folder in folders)
     tasks = list(singles[0]["base"]) if singles else []
     members = [

@@ -104,6 +104,22 @@ def test_a_run_equals_the_float64_reference(
     assert limited == (dtype == torch.bfloat16)
 
 
+def test_other_tensors_are_averaged_over_the_deltas_that_change_them(tmp_path: Path) -> None:
+    folders = _folders(tmp_path, "llama", torch.float32, only="norm")
+    record, tensors = _run(tmp_path, folders, ", others: mean")
+    counts = set()
+    for name, weight in tensors["into"].items():
+        if name.endswith("proj.weight"):
+            continue
+        changes = _changes(tensors, name, transposed=False)
+        counts.add(len(changes))
+        _require_stored(tensors["out"][name], weight, _weighted(changes) / len(changes))
+    assert counts == {2, 3}
+    assert {item["treatment"] for item in record["others"]} == {"mean"}
+    assert "averaged" in record["verdict"]
+    assert "averaged" in vecsurgery.plan(tmp_path / "recipe.yaml").text()
+
+
 def test_the_query_rows_of_a_fused_matrix_can_be_projected_alone(tmp_path: Path) -> None:
     folders = _folders(tmp_path, "phi3", torch.float32, only="qkv_proj")
     record, tensors = _run(tmp_path, folders, ", preset: tsv_m, modules: [q], deltas: [a, c], rank: 6")

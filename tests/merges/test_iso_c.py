@@ -57,18 +57,21 @@ def test_nothing_comes_of_nothing() -> None:
     assert not merged.delta.dense().any()
 
 
-def test_from_checkpoint_to_checkpoint_other_tensors_are_added(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("others", "share"), [("sum", 1.0), ("mean", 0.5)])
+def test_from_checkpoint_to_checkpoint_other_tensors_are_added_or_averaged(
+    tmp_path: Path, others: str, share: float
+) -> None:
     base = models.checkpoint(tmp_path / "base", num_hidden_layers=1)
     for seed, name in enumerate(("one", "two"), 2):
         models.perturbed(base, tmp_path / name, seed=seed)
     edited = vecsurgery.edit(
         into=base,
         deltas={name: tmp_path / name for name in ("one", "two")},
-        steps=[{"merge": "iso_c", "as": "both", "weights": {"one": 0.7}}],
+        steps=[{"merge": "iso_c", "as": "both", "weights": {"one": 0.7}, "others": others}],
         weights={"both": 2.0},
     ).state_dict()
     into, one, two = (tensors_of(tmp_path / name) for name in ("base", "one", "two"))
     for name, tensor in into.items():
         total = 0.7 * (one[name].double() - tensor) + (two[name].double() - tensor)
-        expected = _reference(total, 1e-6) if name.endswith("proj.weight") else total
+        expected = _reference(total, 1e-6) if name.endswith("proj.weight") else share * total
         assert torch.allclose(edited[name].double(), tensor + 2.0 * expected, atol=2e-6), name

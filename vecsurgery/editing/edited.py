@@ -231,6 +231,9 @@ class Edited:
             if touch.effect == "drop":
                 for name in names:
                     del live[name]
+            elif touch.effect == "mean":
+                for name in names:
+                    live[name] = live[name].scaled(1.0 / len(names))
             elif touch.effect in ("scale", "fit"):
                 number = self._multiplier(touch, info)
                 for name in names:

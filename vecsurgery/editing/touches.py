@@ -6,14 +6,16 @@ A changed tensor is edited, scaled, left out by the user's selection, governed b
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 from vecsurgery.checkpoint.types import Layout, Matrix, TensorInfo
 from vecsurgery.errors import InputError
 from vecsurgery.recipe.selection import selects
 from vecsurgery.recipe.types import Step
 
-Effect = Literal["edit", "scale", "fit", "merge", "left out", "source", "drop"]
+Effect = Literal["edit", "scale", "fit", "merge", "left out", "source", "drop", "mean"]
+Treatment = Literal["source", "drop", "mean"]
+"""What a projector's `others` makes of a tensor that is no block matrix."""
 Rows = tuple[tuple[int, int], ...]
 """Output rows as half-open intervals."""
 
@@ -132,8 +134,8 @@ def _project(step: Step, info: TensorInfo) -> Touch:
 
 
 def _others(step: Step) -> Effect:
-    treatment: Any = getattr(step.options, "others", "source")
-    return "drop" if treatment == "drop" else "source"
+    treatment: Treatment = getattr(step.options, "others", "source")
+    return treatment
 
 
 def _partial_rows(step: Step, matrix: Matrix | None) -> Rows | None:

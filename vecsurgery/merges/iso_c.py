@@ -1,7 +1,7 @@
 """iso_c: the sum of the deltas, with all its singular values made equal (isotropic merging)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,10 @@ class IsoC(BaseModel):
         lt=1.0,
         description="Singular values of the sum below this share of its largest count as none; they stay zero.",
     )
+    others: Literal["sum", "mean"] = Field(
+        default="sum",
+        description="What a tensor that is no block matrix becomes: the sum of its deltas, or their mean.",
+    )
 
 
 def iso_c(
@@ -36,14 +40,15 @@ def iso_c(
     r is the number of singular values of M above rtol·σ_max, ‖M‖_* their sum. A task that is weak in M, because others
     drown it, is as strong as they are in D′; ‖D′‖_* = ‖M‖_*.
 
-    deltas: (out, in) of one tensor; weights: w_t. A tensor that is no block matrix becomes M itself.
+    deltas: (out, in) of one tensor; weights: w_t. A tensor that is no block matrix becomes M, or M
+    divided by the number of deltas.
     Facts of a block matrix: `rank` (r), `cut` (share of min(out, in) directions that count as none).
     Cost: an eigendecomposition of the smaller side in float64, which takes a minute at 4096.
     Source: No Task Left Behind, arXiv 2502.04959; the cut is ours.
     """
     total = _sum(deltas, weights)
     if not tensor.matrix:
-        return Merged(delta.Dense(total))
+        return Merged(delta.Dense(total / len(deltas) if options.others == "mean" else total))
     polar = linalg.polar_factor(total, rtol=options.rtol)
     if not polar.rank:
         return Merged(delta.Dense(total), {"rank": 0.0, "cut": polar.cut})

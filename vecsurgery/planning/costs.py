@@ -124,7 +124,7 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
             live -= set(concerned)
         elif touch.effect == "edit":
             action = "edit"
-        elif touch.effect in ("scale", "fit") and action not in ("edit", "merge"):
+        elif touch.effect in ("scale", "fit", "mean") and action not in ("edit", "merge"):
             action = "scale"
     own = _own_costs(inputs, info, present)
     return PlannedTensor(

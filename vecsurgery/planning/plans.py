@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,7 +18,7 @@ import vecsurgery
 from vecsurgery.calibration import Samples
 from vecsurgery.checkpoint import ShardPlan, file_sha256
 from vecsurgery.checkpoint.types import Weights
-from vecsurgery.editing.touches import Touch, geometry_names
+from vecsurgery.editing.touches import Touch, Treatment, geometry_names
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
 from vecsurgery.linalg import require_width
@@ -137,12 +137,12 @@ class Plan:
             if self._changes(delta, name)
         ]
 
-    def others(self) -> dict[tuple[str, str, Literal["source", "drop"]], list[str]]:
+    def others(self) -> dict[tuple[str, str, Treatment], list[str]]:
         """(delta, step id, treatment) → the changed tensors that are no block matrix."""
-        table: dict[tuple[str, str, Literal["source", "drop"]], list[str]] = {}
+        table: dict[tuple[str, str, Treatment], list[str]] = {}
         for name, entries in self.inputs.touches.items():
             for touch in entries:
-                if touch.effect != "source" and touch.effect != "drop":
+                if touch.effect != "source" and touch.effect != "drop" and touch.effect != "mean":
                     continue
                 for delta in touch.step.selection.deltas:
                     if self._changes(delta, name):

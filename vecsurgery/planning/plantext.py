@@ -91,7 +91,7 @@ def _blocks(plan: "Plan") -> str:
 def _skipped(plan: "Plan") -> str:
     lines = []
     for (delta, step, treatment), names in plan.others().items():
-        what = "added as they are" if treatment == "source" else "dropped"
+        what = {"source": "added as they are", "mean": "averaged", "drop": "dropped"}[treatment]
         lines.append(f"{step}: {len(names)} tensors of {delta} that are no block matrix are {what}: {kinds(names)}")
     left: dict[tuple[str, str], list[str]] = {}
     for tensor, step, delta in plan.left_out():

@@ -41,7 +41,8 @@ class Projector:
     `function(deltas, geometry, *, options)` is pure: `deltas` maps delta names to the deltas of one matrix, `geometry`
     maps geometry names to the subspaces of its site, `options` is an instance of `options`.
     A field of `options` that names a geometry carries `json_schema_extra={"reference": "geometry"}`; the field
-    `others` ("source" or "drop") says what becomes of tensors that are no block matrix. A whole number that carries
+    `others` ("source", "drop", or "mean": divided by the number of the step's deltas that change the tensor) says what
+    becomes of tensors that are no block matrix. A whole number that carries
     `json_schema_extra={"seed": True}` is a seed: the function finds there a number of its own for each matrix and
     delta, drawn from what the user wrote and from their names, so that chance differs between them and never between
     two runs.

@@ -58,10 +58,10 @@ class Spectral(BaseModel):
         description="Only where two deltas of a matrix have a cosine below this are its deltas made orthogonal; "
         "elsewhere they pass as they are. Without it, everywhere.",
     )
-    others: Literal["source", "drop"] = Field(
+    others: Literal["source", "mean", "drop"] = Field(
         default="source",
-        description="What becomes of the deltas' tensors that are no block matrix: kept as they are (source) or left "
-        "out (drop).",
+        description="What becomes of the deltas' tensors that are no block matrix, which are not made orthogonal: kept "
+        "as they are (source), divided by the number of deltas that change the tensor (mean), or left out (drop).",
     )
 
     @property

@@ -130,9 +130,12 @@ def _clause(record: Record, geometry: str, change: summary.Change) -> str:
 
 
 def _added_beside(record: Record) -> list[str]:
-    """What was added unchanged beside the matrices that steps touched: embeddings, norms, biases."""
-    added = [name for item in record["others"] if item["treatment"] == "source" for name in item["tensors"]]
-    return [f"{kinds(dict.fromkeys(added), numbers=False)} added unchanged"] if added else []
+    """What was added beside the matrices that steps touched: embeddings, norms, biases."""
+    told = []
+    for treatment, how in (("source", "added unchanged"), ("mean", "averaged")):
+        names = [name for item in record["others"] if item["treatment"] == treatment for name in item["tensors"]]
+        told += [f"{kinds(dict.fromkeys(names), numbers=False)} {how}"] if names else []
+    return told
 
 
 def _amplified(found: fitted.Amplification, geometry: str, change: summary.Change, where: str) -> str:

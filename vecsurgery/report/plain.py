@@ -73,7 +73,7 @@ def model(item: ModelRecord) -> str:
 
 def treated(item: OthersRecord) -> str:
     """What `others` did to tensors, in words."""
-    return "added unchanged" if item["treatment"] == "source" else "dropped"
+    return {"source": "added unchanged", "mean": "averaged over the deltas", "drop": "dropped"}[item["treatment"]]
 
 
 def sources(record: Record) -> list[tuple[str, str]]:

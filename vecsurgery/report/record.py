@@ -149,7 +149,7 @@ class OthersRecord(TypedDict):
 
     delta: str
     step: str
-    treatment: Literal["source", "drop"]
+    treatment: Literal["source", "drop", "mean"]
     tensors: list[str]
 
 

@@ -212,5 +212,5 @@ def _verdict(seed: int, rows: list[Row]) -> list[str]:
         f"seed {seed}: right and in the form that was asked for: {merged}.",
         f"        right in whatever form: {right}.",
         f"        L_think, how far thoughts moved: {far} nats.",
-        f"        {PLAIN + INSTRUCTED} questions are too few to rank what lies close; docs/rain.md has more, and other families.",
+        f"        {PLAIN + INSTRUCTED} questions are too few to rank what lies close; docs/rain.md has more.",
     ]
