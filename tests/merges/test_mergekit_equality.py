@@ -154,7 +154,7 @@ def test_every_method_of_mergekit_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("method", ["dare_ties", "dare_linear", "della", "della_linear"])
-def test_a_random_method_draws_for_each_tensor_from_its_seed_and_name(root: Path, method: str) -> None:
+def test_a_random_method_draws_for_each_tensor_from_seed_step_deltas_and_name(root: Path, method: str) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     step = {"merge": method, "as": "skills", "density": 0.5, "seed": 3, "weights": WEIGHTS}
@@ -163,9 +163,9 @@ def test_a_random_method_draws_for_each_tensor_from_its_seed_and_name(root: Path
     assert torch.equal(torch.get_rng_state(), state)
     checkpoints = [_tensors(root / name) for name in ("into", *WEIGHTS)]
     for name in ("model.layers.1.mlp.up_proj.weight", "model.norm.weight", "model.embed_tokens.weight"):
-        digest = hashlib.sha256(f"3 {name}".encode()).digest()
+        digest = hashlib.sha256("\n".join(["3", method, *WEIGHTS, name]).encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            torch.manual_seed(int.from_bytes(digest[:6], "big"))
             parameters = {"weight": list(WEIGHTS.values()), "density": 0.5}
             tensors = [tensors[name] for tensors in checkpoints]
             expected = merge_tensors(tensors, method, parameters=parameters, base_index=0)

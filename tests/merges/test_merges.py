@@ -240,6 +240,23 @@ def test_equal_recipes_have_equal_fingerprints_and_others_have_not(root: Path) -
     assert len({edited(), edited(seed=1), edited(density=0.6), edited(weights={"math": 2.0})}) == 4
 
 
+@pytest.mark.parametrize("thin", [{"merge": "dare_linear"}, {"merge": "della_linear", "epsilon": 0.0}], ids=str)
+def test_two_steps_and_two_deltas_of_one_step_share_no_mask(root: Path, thin: Mapping[str, Any]) -> None:
+    deltas = dict.fromkeys(("one", "two"), root / "math")
+    thin = {**thin, "density": 0.5, "rescale": False}
+
+    def change(*steps: dict[str, Any], **weights: float) -> Tensor:
+        edited = vecsurgery.edit(into=root / "into", deltas=deltas, steps=steps, weights=weights, dtype="float64")
+        return edited.read(UP) - tensors_of(root / "into")[UP].double()
+
+    (whole,) = _deltas(root, "math")
+    apart = [{**thin, "as": f"thin-{name}", "deltas": [name], "id": name} for name in deltas]
+    first, second = (change(*apart, **{"thin-one": share, "thin-two": 1.0 - share}) != 0 for share in (1.0, 0.0))
+    together = (change({**thin, "as": "thin"}) / whole).round()
+    shares = [float(each.double().mean()) for each in (first ^ second, together == 1, first & second, together == 2)]
+    assert shares == pytest.approx([0.5, 0.5, 0.25, 0.25], abs=0.08)
+
+
 def test_weights_in_a_notebook_name_the_deltas_that_are_left(root: Path) -> None:
     deltas, steps = {name: root / name for name in ("math", "code")}, [{"merge": "ties", "as": "both"}]
     with pytest.raises(InputError, match=r"weights: unknown delta 'math'; expected one of: both"):

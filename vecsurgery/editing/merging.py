@@ -10,6 +10,7 @@ from torch import Tensor
 from vecsurgery.checkpoint.types import Layout, TensorInfo
 from vecsurgery.delta import Delta, Dense, inner
 from vecsurgery.editing.numbers import number_for
+from vecsurgery.editing.seeds import with_own_seeds
 from vecsurgery.editing.touches import Touch
 from vecsurgery.errors import InputError
 from vecsurgery.merges import Merge, Merged, MergedTensor
@@ -87,8 +88,8 @@ def _finite(delta: Delta) -> bool:
 
 
 def _options(step: Step, info: TensorInfo, layout: Layout) -> Any:
-    """The step's options with the numbers of this tensor."""
-    options = step.options
+    """The step's options with the numbers and the seeds of this tensor."""
+    options = with_own_seeds(step, step.selection.deltas, info.parameter)
     if options is None:
         return None
     found: dict[str, Any] = {}

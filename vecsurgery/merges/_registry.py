@@ -52,7 +52,8 @@ class Merge:
     tensor, in the step's order; one that does not change the tensor is there as zeros. `weights` has the recipe's
     number of each for this tensor. `options` is an instance of `options` in which the numbers of the recipe language
     (fields of the types `Number` and `Numbers` of `vecsurgery.recipe.grammar`) are those of this tensor: a float, or a
-    map from deltas to floats.
+    map from deltas to floats. A whole number that carries `json_schema_extra={"seed": True}` is a seed, and means what
+    it means to a projector: the function finds there a number of its own for each step and tensor.
     """
 
     verb: ClassVar[Literal["merge"]] = "merge"

@@ -4,7 +4,6 @@ Methods of deltas get the deltas over a base of zeros, methods of weights W and 
 orientation, as `mergekit-yaml` with `dtype: float32` gives them.
 """
 
-import hashlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -112,8 +111,8 @@ def _options(method: Described) -> type[BaseModel]:
         described = "Whether into is the method's base model: it then merges deltas, else whole weights."
         fields["base_model"] = (bool, Field(default=True, description=described))
     if method.name not in DETERMINISTIC:
-        described = "Seed of the method's random numbers; each tensor draws its own."
-        fields["seed"] = (int, Field(default=0, ge=0, description=described))
+        described = "Seed of the method's random numbers; every step and every tensor draws for itself."
+        fields["seed"] = (int, Field(default=0, ge=0, description=described, json_schema_extra={"seed": True}))
     source = f" ({method.source})" if method.source else ""
     name = "".join(part.capitalize() for part in method.name.split("_"))
     return create_model(name, __doc__=f"{method.title}, by mergekit{source}.", __config__=_CONFIG, **fields)
@@ -161,7 +160,7 @@ def _merged(
     group = TensorGroup.from_tensors(inputs, ids=ids, base_index=0 if stands else None, name=tensor.name)
     del inputs
     seed = getattr(options, "seed", None)
-    drawing: Any = nullcontext() if seed is None else _seeded(seed, tensor.name)
+    drawing: Any = nullcontext() if seed is None else _seeded(seed)
     try:
         with drawing:
             (result,) = get(method.name)((group,), parameters=_parameters(method, weights, options))
@@ -207,16 +206,15 @@ def _parameters(method: Described, weights: Mapping[str, float], options: Any) -
 
 
 @contextmanager
-def _seeded(seed: int, tensor: str) -> Iterator[None]:
-    """torch's global generator, which mergekit draws from, seeded by `seed` and the tensor's name, then put back.
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global generator, which mergekit draws from, seeded for one tensor of one step, then put back.
 
     One thread at a time; what other code draws meanwhile in another thread would come from the same numbers.
     """
     import torch
 
-    digest = hashlib.sha256(f"{seed} {tensor}".encode()).digest()
     with _GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        torch.default_generator.manual_seed(seed)
         yield
 
 
