@@ -11,7 +11,11 @@ from vecsurgery.cli import _options, _progress
 
 @click.command("inspect", short_help="Look at deltas before any surgery: norms, spectra, overlap.")
 @click.argument("what", metavar="RECIPE | MODEL... | GEOMETRY", nargs=-1, required=True)
-@click.option("--base", metavar="MODEL", help="What the models were trained from; adapters are added to it.")
+@click.option(
+    "--base",
+    metavar="MODEL",
+    help="What the models were trained from, adapters are added to, and deltas were made from.",
+)
 @click.option("--geometry", multiple=True, metavar="[NAME=]FILE", help="Set the deltas against this geometry file too.")
 @_options.overrides
 @click.option("--layers", multiple=True, metavar="A-B", help="Only these blocks, as 0-7 or 3.")
@@ -49,7 +53,8 @@ def command(
     """Look at deltas before any surgery: how large they are, how many directions they have, how far they overlap.
 
     Of a RECIPE: all its deltas, and its geometries that are files. Of MODELs with --base: what each changed; a folder
-    with an adapter is added to the base. A MODEL alone: its weights. A GEOMETRY file: the energies of its sites.
+    with an adapter, or with a delta as `extract` writes it, is added to the base. A MODEL alone: its weights. A
+    GEOMETRY file: the energies of its sites.
     Nothing is written but a picture, if asked for. A large model is sampled with --limit, --layers and --modules.
 
     \b
@@ -57,6 +62,7 @@ def command(
       vecsurgery inspect sage.yaml
       vecsurgery inspect unlearned --base original --geometry cleaned/surgery/retain.safetensors --picture seen.svg
       vecsurgery inspect cooking=first coding=second --base original --limit 4 --json
+      vecsurgery inspect tuned.delta other-tuned --base original
       vecsurgery inspect cleaned/surgery/retain.safetensors
     """
     from vecsurgery import report

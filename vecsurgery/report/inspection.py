@@ -67,7 +67,9 @@ class Change:
     squared_base: float | None
     """‖W‖² of the base; None where the weights themselves are inspected."""
     changed: int | None
-    """Entries whose values differ; of a factored change, those that adding it would change in the stored type."""
+    """Entries whose values differ; of an adapter or a delta folder, those that adding it would change in the stored
+    type.
+    """
     spectrum: Spectrum | None = None
     """None for what is no matrix of a block, and for what did not change."""
     within: Mapping[str, Within] = field(default_factory=dict)

@@ -63,7 +63,7 @@ def plain_change(subject: Subject, info: TensorInfo) -> Change:
     for rows in reading.row_chunks(shape, 4):
         delta = subject.read(info, rows)
         weight = subject.weight(info, rows) if subject.source is not None else None
-        _add(sums, delta, weight, subject.dtype(info))
+        _add(sums, delta, weight, subject, info)
     return _change(subject, info, sums)
 
 
@@ -73,7 +73,7 @@ def matrix_change(subject: Subject, info: TensorInfo, geometry: Mapping[str, Sub
     # The base was read with the change, and is handed out again.
     weight = subject.weight(info) if subject.source is not None else None
     sums = _Entries()
-    _add(sums, delta, weight, subject.dtype(info))
+    _add(sums, delta, weight, subject, info)
     if delta is None:
         return Seen(_change(subject, info, sums), None, None)
     squared_weight = sums.base if weight is not None else sums.squared
@@ -101,27 +101,27 @@ def conflict(seen: Sequence[Seen]) -> Conflict | None:
     return Conflict(change.tensor, change.role, change.layer, linalg.interference_between(parts))
 
 
-def _add(sums: _Entries, delta: Delta | None, weight: Tensor | None, dtype: str) -> None:
+def _add(sums: _Entries, delta: Delta | None, weight: Tensor | None, subject: Subject, info: TensorInfo) -> None:
     if weight is not None:
         sums.base += Dense(weight.to(reading.wide_type(weight.dtype))).squared_norm()
     if delta is None:
         return
     sums.squared += delta.squared_norm()
-    if isinstance(delta, Dense):
+    sums.factored = sums.factored or isinstance(delta, Factored)
+    if weight is not None and not subject.rounded(info):
+        sums.changed += _rounded_changes(delta, weight, getattr(torch, subject.dtype(info)))
+    elif isinstance(delta, Dense):
         sums.changed += int(torch.count_nonzero(delta.values))
-    elif weight is not None:
-        sums.factored = True
-        sums.changed += _rounded_changes(delta, weight, getattr(torch, dtype))
 
 
-def _rounded_changes(delta: Factored, weight: Tensor, dtype: torch.dtype) -> int:
-    """Entries of the stored weight that adding B A changes, formed a piece of rows at a time."""
+def _rounded_changes(delta: Delta, weight: Tensor, dtype: torch.dtype) -> int:
+    """Entries of the stored weight that adding D changes; a product B A is formed a piece of rows at a time."""
     count = 0
-    for rows in reading.row_chunks(delta.shape, delta.left.element_size()):
+    for rows in reading.row_chunks(delta.shape, 4):
         piece = weight if rows is None else weight[rows]
-        wide = piece.to(delta.left.dtype)
-        added = wide + (delta.left if rows is None else delta.left[rows]) @ delta.right
-        count += int(torch.count_nonzero(added.to(dtype) != wide.to(dtype)))
+        values = (delta if rows is None else delta.select_rows(rows)).dense()
+        wide = piece.to(values.dtype)
+        count += int(torch.count_nonzero((wide + values).to(dtype) != wide.to(dtype)))
     return count
 
 

@@ -54,10 +54,11 @@ def inspect(
     delta causes on its text. An adapter stays factored, and its figures are those of B A.
 
     Args:
-        what: a recipe (its deltas, and those of its geometries that are files); folders or hub ids of models or
-            adapters, or a mapping name → model, to be compared with `base`; one model alone; or a geometry file.
-        base: what the models were trained from. Without it one model alone is looked at: its weights, or for
-            `base+adapter` the adapter.
+        what: a recipe (its deltas, and those of its geometries that are files); folders or hub ids of models,
+            adapters or deltas (what `extract` writes), or a mapping name → one of these, to be compared with `base`;
+            one model alone; or a geometry file.
+        base: what the models were trained from, and deltas were made from. Without it one model alone is looked at: its
+            weights, or for `base+adapter` the adapter.
         geometry: more geometry files, as "NAME=FILE" or FILE, or name → file or opened `Geometry`.
         layers: block numbers as in a recipe: "0-7", 3, or a list of these.
         modules: of q k v o gate up down other; by default all, and with neither this nor `layers` nor `limit` also

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vecsurgery.checkpoint import Stored, resolve
-from vecsurgery.delta import Adapter, Dense, Difference, WithAdapter, reading
+from vecsurgery.delta import Adapter, DeltaFolder, Dense, Difference, FromFile, WithAdapter, reading
+from vecsurgery.delta.description import DESCRIPTION_FILE
 from vecsurgery.delta.reading import Finder
 from vecsurgery.editing.audit import Remembered
 from vecsurgery.editing.rounding import stored_types
@@ -66,11 +67,17 @@ class Subject:
         return self.weights.read(found.name, rows)
 
     def dtype(self, info: TensorInfo) -> str:
-        """The stored type whose rounding counts: the coarser of tuned and base; of what an adapter is added to."""
+        """The stored type whose rounding counts: the coarser of tuned and base; of what an adapter or a delta folder is
+        added to.
+        """
         types = stored_types(self.source, info.parameter) if self.source is not None else set()
         if not types:
             return info.dtype
         return str(max(types, key=lambda each: torch.finfo(each).eps)).removeprefix("torch.")
+
+    def rounded(self, info: TensorInfo) -> bool:
+        """Whether the change lies between two stored tensors, so that each entry of it that is not zero shows."""
+        return self.source is not None and bool(stored_types(self.source, info.parameter))
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,8 @@ def recipe_subjects(recipe: Path, overrides: Sequence[str]) -> Opened:
 def model_subjects(models: Any, base: Model | None) -> Opened:
     """Models against a base, or one model alone. Raises InputError.
 
-    A folder that holds an adapter is added to the base; `base+adapter` alone is inspected against its own base.
+    A folder that holds an adapter or a delta is added to the base; `base+adapter` alone is inspected against its own
+    base.
     """
     named = labelled(_named_models(models), doing=_DOING)
     open_models = _Models()
@@ -118,7 +126,8 @@ def model_subjects(models: Any, base: Model | None) -> Opened:
     for name, given in named.items():
         source, told = open_models.source(name, given, into)
         warnings += told
-        subjects.append(Subject(name, _told(given, base), into, source))
+        described = f"delta {given} of {_text(base)}" if isinstance(source, FromFile) else _told(given, base)
+        subjects.append(Subject(name, described, into, source))
     return Opened(tuple(subjects), into.layout, {}, (), tuple(warnings))
 
 
@@ -165,12 +174,14 @@ class _Models:
         return plain if reference.adapter is None else WithAdapter(plain, resolve(reference.adapter))
 
     def source(self, name: str, given: Model, into: Weights) -> tuple[DeltaSource, tuple[str, ...]]:
-        """The change from `into` to a model, or the change that an adapter makes."""
+        """The change from `into` to a model, or the change that an adapter makes or a delta folder holds."""
         if isinstance(given, str | Path):
             reference = _reference(given)
             folder = None if reference.adapter is not None else resolve(reference)
             if folder is not None and is_adapter(folder):
                 return Adapter(name, folder, into), ()
+            if folder is not None and is_delta(folder):
+                return FromFile(name, DeltaFolder(folder), into, into), ()
         tuned = self.open(given, into.config)
         alignment = align(name, into, tuned, into)
         return Difference(name, tuned, into, into, row_masks=alignment.masks), alignment.warnings
@@ -186,6 +197,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
+def is_delta(folder: Path) -> bool:
+    """Whether a folder holds a delta and no model."""
+    return (folder / DESCRIPTION_FILE).is_file() and not (folder / "config.json").is_file()
+
+
 def _alone(named: Mapping[str, Model], open_models: _Models) -> Opened:
     if len(named) > 1:
         raise InputError(
@@ -193,8 +209,8 @@ def _alone(named: Mapping[str, Model], open_models: _Models) -> Opened:
             "model alone"
         )
     ((name, given),) = named.items()
-    if isinstance(given, str | Path) and _reference(given).adapter is None and is_adapter(resolve(_reference(given))):
-        raise InputError(f"{_DOING} {given}: this is an adapter, not a model; give --base MODEL")
+    if isinstance(given, str | Path) and _reference(given).adapter is None:
+        _require_model(given, resolve(_reference(given)))
     weights = open_models.open(given, None)
     source: DeltaSource | None = None
     if isinstance(weights, WithAdapter):
@@ -204,6 +220,16 @@ def _alone(named: Mapping[str, Model], open_models: _Models) -> Opened:
     )
 
 
+def _require_model(given: str | Path, folder: Path) -> None:
+    if is_adapter(folder):
+        raise InputError(f"{_DOING} {given}: this is an adapter, not a model; give --base MODEL")
+    if is_delta(folder):
+        made = DeltaFolder(folder).description.base.reference
+        raise InputError(
+            f"{_DOING} {given}: this is a delta, not a model; give --base with what it was made from, {made}"
+        )
+
+
 def _base(source: DeltaSource) -> Weights:
     """What the delta is relative to; an adapter is relative to what it is added to."""
     base: Weights = getattr(source, "base", source.into)
@@ -211,8 +237,11 @@ def _base(source: DeltaSource) -> Weights:
 
 
 def _reference(given: str | Path) -> Reference:
+    """The model, adapter or delta folder of this name; a delta folder also goes by its description's."""
+    path = Path(given)
+    named = path.parent if path.name == DESCRIPTION_FILE and path.is_file() else given
     try:
-        return parse_reference(str(given), Path.cwd())
+        return parse_reference(str(named), Path.cwd())
     except ValueError as error:
         raise InputError(f"{_DOING} the model {str(given)!r}: {error}") from error
 
@@ -234,8 +263,11 @@ def _described(spec: DeltaSpec) -> str:
 
 
 def _told(given: Model, base: Model) -> str:
-    names = [str(each) if isinstance(each, str | Path) else type(each).__name__ for each in (given, base)]
-    return " − ".join(names)
+    return f"{_text(given)} − {_text(base)}"
+
+
+def _text(model: Model) -> str:
+    return str(model) if isinstance(model, str | Path) else type(model).__name__
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:
