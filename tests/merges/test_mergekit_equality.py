@@ -15,6 +15,7 @@ from support import models
 from torch import Tensor
 
 import vecsurgery
+from vecsurgery.plugin.methods import PREFIX
 from vecsurgery.report import pictures
 from vecsurgery.surgery import writing
 
@@ -150,7 +151,8 @@ def test_a_recipe_that_only_merges_writes_what_mergekit_writes(root: Path, row: 
 
 
 def test_every_method_of_mergekit_has_a_row() -> None:
-    assert {row.method for row in ROWS} == {method.spec.name for method in registered_methods()}
+    names = {method.spec.name for method in registered_methods()}
+    assert {row.method for row in ROWS} == {name for name in names if not name.startswith(PREFIX)}
 
 
 @pytest.mark.parametrize("method", ["dare_ties", "dare_linear", "della", "della_linear"])
