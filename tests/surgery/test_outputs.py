@@ -220,6 +220,47 @@ def test_what_an_adapter_cannot_hold_is_refused_by_name_unless_the_recipe_drops_
     assert not (tmp_path / "refused").exists()
 
 
+def test_what_a_merge_leaves_for_an_adapter_is_known_before_anything_is_written(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
+    deltas = {name: {"tuned": str(root / "tuned")} for name in ("x", "y")}
+    adapter = {"format": "adapter", "rank": 4}
+    merge = {"merge": "task_arithmetic", "as": "both"}
+    elsewhere = [{"filter": "proj", "value": 0.5}, {"filter": "lm_head", "value": 0.5}, {"value": 0}]
+    ways: list[dict[str, Any]] = [
+        {"steps": [merge, {"scale": 0, "where": ["*norm*", "*embed_tokens*"]}]},
+        {"steps": [{**merge, "weights": {"x": elsewhere, "y": elsewhere}}]},
+        {"steps": [merge, {"project": "low_rank", "rank": 4, "others": "drop"}]},
+        {"steps": [merge], "weights": {"both": elsewhere}},
+    ]
+    for number, way in enumerate(ways):
+        assert run(f"held-{number}", deltas=deltas, output=adapter, **way)["written"]["dropped"] == []
+    with pytest.raises(UnsupportedError, match="output: an adapter cannot hold"):
+        run("refused", deltas=deltas, output=adapter, steps=[{**merge, "weights": {"x": elsewhere}}])
+    assert not (tmp_path / "refused.partial").exists()
+
+
+def test_what_a_merge_makes_of_weights_that_no_delta_changed_is_written(root: Path, run: Run, tmp_path: Path) -> None:
+    models.perturbed(root / "into", tmp_path / "part", seed=4, only="mlp")
+    content: dict[str, Any] = {
+        "deltas": {"x": {"tuned": str(tmp_path / "part")}},
+        "steps": [{"merge": "linear", "as": "y", "weights": {"x": 0.5}, "normalize": False}],
+    }
+    run("whole", **content)
+    run("delta", **content, output={"format": "delta"})
+    vecsurgery.apply(root / "into", tmp_path / "delta", tmp_path / "applied")
+    whole, applied = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "applied")
+    assert all(same_bits(applied[name], whole[name]) for name in whole)
+    assert not same_bits(whole["model.norm.weight"], tensors_of(root / "into")["model.norm.weight"])
+    with pytest.raises(UnsupportedError, match=r"writing the adapter: it cannot hold the change of 'model\.embed"):
+        run("lost", **content, output={"format": "adapter", "rank": 4})
+    content["steps"][0]["normalize"] = True
+    modules = {
+        row["tensor"] for row in run("mean", **content, output={"format": "adapter", "rank": 4})["written"]["matrices"]
+    }
+    assert modules == {name for name in whole if ".mlp." in name}
+
+
 def test_gates_and_evaluation_look_at_what_the_output_gives(root: Path, run: Run) -> None:
     data = {"evaluate": {"general": str(root / "retain.jsonl")}}
     figures = {}

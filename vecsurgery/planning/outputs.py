@@ -1,13 +1,15 @@
 """Which files a run writes: the shards of a checkpoint, the files of a delta, the parts of an adapter."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from vecsurgery.checkpoint import ShardPlan, plan_groups, plan_shards
 from vecsurgery.checkpoint.types import Layout, TensorInfo
 from vecsurgery.editing.numbers import number_for
+from vecsurgery.editing.touches import Touch
 from vecsurgery.errors import UnsupportedError
 from vecsurgery.planning.costs import PlannedTensor, output_type
 from vecsurgery.planning.inputs import Inputs
+from vecsurgery.recipe.types import Step
 
 _NAMED = 3
 _PART_SIZE = 1 << 26
@@ -53,19 +55,31 @@ def holds(info: TensorInfo, layout: Layout) -> bool:
 
 
 def _live(inputs: Inputs, item: PlannedTensor) -> bool:
-    """Whether a delta is left of a tensor behind the steps and weights, as far as the recipe alone says it."""
-    if item.action == "copy":
-        return False
-    layout = inputs.into.layout
-    info = layout.tensors[item.tensor]
-    for delta in item.deltas:
-        touched = [touch for touch in inputs.touches[item.tensor] if delta in touch.step.selection.deltas]
-        numbers = [
-            number_for(touch.step.number, info, layout)
-            for touch in touched
-            if touch.effect == "scale" and touch.rows is None
-        ]
-        numbers.append(number_for(inputs.recipe.weights.get(delta, 1.0), info, layout))
-        if all(numbers) and not any(touch.effect == "drop" for touch in touched):
-            return True
-    return False
+    """Whether a delta is left of a tensor behind steps and weights, as far as the recipe alone says it.
+
+    A merge of weights may also change what none of its deltas does (by weights that do not sum to 1): that is known
+    when the numbers are.
+    """
+    info, layout = inputs.into.layout.tensors[item.tensor], inputs.into.layout
+    live = set(item.deltas)
+    for touch in inputs.touches[item.tensor]:
+        concerned = live & set(touch.step.selection.deltas)
+        if touch.effect == "merge":
+            live -= concerned
+            if _merged(inputs, touch.step, info, concerned):
+                assert touch.step.result is not None  # the grammar: a merge has a result
+                live.add(touch.step.result)
+        elif touch.effect == "drop" or _silenced(touch, info, layout):
+            live -= concerned
+    return any(number_for(inputs.recipe.weights.get(delta, 1.0), info, layout) != 0.0 for delta in live)
+
+
+def _merged(inputs: Inputs, step: Step, info: TensorInfo, deltas: Collection[str]) -> bool:
+    """Whether a merge makes something of the deltas that are there: one of deltas alone needs a weight besides 0."""
+    numbers = (number_for(step.weights.get(delta, 1.0), info, inputs.into.layout) for delta in deltas)
+    return any(number != 0.0 for number in numbers) or (bool(deltas) and inputs.merges[step.method].of_weights)
+
+
+def _silenced(touch: Touch, info: TensorInfo, layout: Layout) -> bool:
+    """Whether a step multiplies the whole tensor by 0."""
+    return touch.effect == "scale" and touch.rows is None and number_for(touch.step.number, info, layout) == 0.0

@@ -15,6 +15,7 @@ from vecsurgery.checkpoint.files import safetensors_headers
 from vecsurgery.checkpoint.shards import TensorPlan
 from vecsurgery.checkpoint.types import TensorInfo
 from vecsurgery.delta import Delta, Factored
+from vecsurgery.delta.reading import same_bytes
 from vecsurgery.editing.edited import Edited
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.linalg import Singular, factored_svd, leading_svd
@@ -130,7 +131,7 @@ def _write_tensor(
     modules: list[dict[str, Any]],
     dropped: list[str],
 ) -> None:
-    if not any(info.parameter in changed for changed in plan.changed.values()):
+    if plan.tensors[info.name].action == "copy":
         return
     output = plan.inputs.recipe.output
     if not holds(info, edited.layout):
@@ -141,6 +142,8 @@ def _write_tensor(
     edit = edited.edit(info.name, figures=True)
     if edit.total is None or not edit.total.squared_norm():
         return
+    if not plan.tensors[info.name].deltas and same_bytes(edit.tensor, edited.into.read(info.name)):
+        return  # a merge of weights gave W again, but for its rounding
     factors, error = _factors(edit.total, info, output)
     if not factors.left.shape[1]:
         return
@@ -154,8 +157,10 @@ def _write_tensor(
 
 
 def _changes(edited: Edited, info: TensorInfo, rows: slice | None) -> bool:
-    """Whether a delta is left of these rows behind steps and weights, one that a step scaled to nothing aside."""
-    return any(delta.squared_norm() > 0.0 for delta in edited.terms(info.name, rows).live.values())
+    """Whether a delta is left of these rows behind steps and weights, and does not round back to `into`."""
+    edit = edited.edit(info.name, rows=rows, figures=True)
+    left = edit.total is not None and edit.total.squared_norm() > 0.0
+    return left and not same_bytes(edit.tensor, edited.into.read(info.name, rows))
 
 
 def _require_dropped(info: TensorInfo, output: Output) -> None:

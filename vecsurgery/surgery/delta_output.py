@@ -90,7 +90,7 @@ class _TensorWriter:
         """Append the tensor's values and patches; returns its entry in delta.json, but for what is hashed elsewhere."""
         info = self.info
         entry: dict[str, Any] = {"name": info.name, "shape": list(info.shape), "dtype": info.dtype}
-        if not any(info.parameter in changed for changed in self.plan.changed.values()):
+        if self.plan.tensors[info.name].action == "copy":
             for rows in row_slices(info):
                 self.edited.into.read(info.name, rows)  # its hash is taken as it is read
             return entry
