@@ -12,6 +12,7 @@ from torch import Tensor
 
 import vecsurgery
 from tests.blackbox import reference, spectral_reference
+from vecsurgery.projectors.spectral import PROJECTOR
 from vecsurgery.report.record import Record
 
 RECIPE = """
@@ -152,6 +153,8 @@ def test_adapters_are_made_orthogonal_without_ever_being_multiplied_out(tmp_path
     planned = vecsurgery.plan(path)
     costs = {name: item.flops for name, item in planned.tensors.items()}
     assert {name for name, flops in costs.items() if flops} == set(products)
+    assert PROJECTOR.cost is not None
+    assert set(costs.values()) == {0, PROJECTOR.cost((32, 32), [4, 4], PROJECTOR.options()).flops}
     assert "project spectral, preset sift" in planned.text()
     record = vecsurgery.run(path, tmp_path / "out")
     before, after = (reference.tensors_of(tmp_path / name) for name in ("into", "out"))

@@ -10,6 +10,7 @@ from support.results import QUERY, tensors_of, write_adapter
 from support.workspace import Workspace
 
 import vecsurgery
+from vecsurgery.projectors.spectral import PROJECTOR as SPECTRAL
 
 NORMS = [f"model.layers.{layer}.{name}_layernorm.weight" for layer in range(3) for name in ("input", "post_attention")]
 
@@ -84,6 +85,22 @@ def test_flops_are_those_of_the_products_with_the_geometry(workspace: Workspace)
     project, measure = 4 * 32 * 32 * 32, 6 * 32 * 32 * 32
     assert item.flops == project + measure
     assert vecsurgery.plan(workspace.write()).tensors[QUERY.replace("q_proj", "k_proj")].flops == 0
+
+
+def test_adapters_are_planned_by_their_factors_until_a_step_may_have_made_them_dense(workspace: Workspace) -> None:
+    for name in ("one", "two"):
+        write_adapter(workspace.root / name, {"model.layers.1.self_attn.q_proj": 32})
+    workspace.recipe["deltas"] = {name: {"adapter": f"./{name}"} for name in ("one", "two")}
+    del workspace.recipe["geometry"]
+    flops = []
+    for first in ([], [{"project": "drop_rescale", "density": 0.5}], [{"merge": "ties", "as": "both"}]):
+        workspace.recipe["steps"] = [*first, {"project": "spectral", "spectrum": "mean"}]
+        flops.append(vecsurgery.plan(workspace.write()).tensors[QUERY].flops)
+    factored, dense, merged = flops
+    options = SPECTRAL.options(spectrum="mean")
+    assert SPECTRAL.cost is not None
+    expected = [SPECTRAL.cost((32, 32), ranks, options).flops for ranks in ([4, 4], [None, None], [None])]
+    assert [factored, dense, merged] == expected
 
 
 def test_the_dictionary_is_json_and_says_the_same(workspace: Workspace) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.blackbox import spectral_reference as reference
 from vecsurgery.delta import Delta, Dense, Edit, Factored, inner
@@ -326,10 +327,26 @@ def test_wrong_options_are_refused(options: dict[str, object]) -> None:
 
 def test_costs_grow_with_deltas_and_vanish_for_a_lone_one() -> None:
     assert PROJECTOR.cost is not None
-    options = PROJECTOR.options()
-    alone, two, few = (
-        PROJECTOR.cost((2048, 4096), *case) for case in ((1, options), (2, options), (2, PROJECTOR.options(rank=64)))
-    )
+    usual, small = PROJECTOR.options(), PROJECTOR.options(rank=64)
+    asked = [([None], usual), ([None, None], usual), ([None, None], small), ([None, 16], usual)]
+    alone, two, few, mixed = (PROJECTOR.cost((2048, 4096), ranks, options) for ranks, options in asked)
     assert (alone.flops, alone.memory) == (0, 0)
     assert few.flops < two.flops
     assert few.memory < two.memory
+    assert mixed.flops < two.flops
+
+
+@pytest.mark.parametrize(("shape", "rank", "count"), [((300, 200), 8, 3), ((64, 48), 4, 2), ((200, 260), 16, 8)])
+def test_the_cost_of_factors_is_that_of_the_products_that_are_taken(
+    shape: tuple[int, int], rank: int, count: int
+) -> None:
+    deltas: dict[str, Delta] = {
+        str(number): Factored(_random(number, shape[0], rank), _random(count + number, rank, shape[1]))
+        for number in range(count)
+    }
+    with FlopCounterMode(display=False) as counted:
+        PROJECTOR.function(deltas, {}, options=PROJECTOR.options())
+    assert PROJECTOR.cost is not None
+    planned, dense = (PROJECTOR.cost(shape, [each] * count, PROJECTOR.options()) for each in (rank, None))
+    assert counted.get_total_flops() <= planned.flops < 2 * counted.get_total_flops()  # decompositions are not counted
+    assert planned.memory < dense.memory

@@ -76,6 +76,10 @@ class Adapter:
             return self._file.nbytes(entry.left) + self._file.nbytes(entry.right)
         return self._file.nbytes(entry.key) + reading.nbytes(self._require_info(self._target(parameter)))
 
+    def rank(self, parameter: str) -> int | None:
+        entry = self._entries.get(self._target(parameter))
+        return self._file.shape(entry.left)[1] if isinstance(entry, LowRank) else None
+
     def stored(self, parameter: str) -> list[tuple[Weights, str]]:
         target = self._target(parameter)
         if not isinstance(self._entries.get(target), Whole):

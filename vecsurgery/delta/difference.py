@@ -106,6 +106,10 @@ class Difference:
             return self._adapter.reads(pair.base.parameter)
         return reading.nbytes(pair.tuned) + reading.nbytes(pair.base)
 
+    def rank(self, parameter: str) -> int | None:
+        pair = self._pairs.get(self._target(parameter))
+        return self._adapter.rank(pair.base.parameter) if pair is not None and self._adapter is not None else None
+
     def stored(self, parameter: str) -> list[tuple[Weights, str]]:
         pair = self._pairs.get(self._target(parameter))
         if pair is None:

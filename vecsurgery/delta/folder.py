@@ -71,6 +71,11 @@ class DeltaFolder:
         names = (f"{parameter}.{part}" for part in ("values", "rows", "left", "right"))
         return sum(self._headers[name].nbytes for name in names if name in self._headers)
 
+    def rank(self, parameter: str) -> int | None:
+        """Columns of the left factor; None where the delta is not stored as factors."""
+        left = self._shape(f"{parameter}.left")
+        return None if left is None else left[1]
+
     def delta(self, parameter: str, rows: Rows = None) -> Delta | None:
         """The numbers as stored, in float32 or wider; None where only bits differ. Errors: InputError for NaN."""
         entry = self.entries[parameter]

@@ -79,6 +79,10 @@ class FromFile:
         target = self._target(parameter)
         return self.folder.nbytes(target) if target in self.folder.entries else 0
 
+    def rank(self, parameter: str) -> int | None:
+        target = self._target(parameter)
+        return self.folder.rank(target) if target in self.folder.entries else None
+
     def stored(self, parameter: str) -> list[tuple[Weights, str]]:  # noqa: ARG002 - none is read
         return []
 

@@ -43,6 +43,9 @@ class DeltaSource(Protocol):
     def reads(self, parameter: str) -> int:
         """Bytes on disk that `read` takes in."""
 
+    def rank(self, parameter: str) -> int | None:
+        """Columns of B where `read` gives factors, B A; None where it gives D itself."""
+
     def stored(self, parameter: str) -> list[tuple[Weights, str]]:
         """The tensors of checkpoints that `read` takes in, by stored name."""
 

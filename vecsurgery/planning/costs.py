@@ -1,7 +1,7 @@
 """What a run costs: bytes and flops of each tensor, geometry and fit, from shapes and sample lengths alone."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, get_args
@@ -142,21 +142,31 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
 
 def _own_costs(inputs: Inputs, info: TensorInfo, present: Sequence[str]) -> list[Cost]:
     """What the projectors of one tensor need beside products with a geometry, as they say themselves."""
-    costs = []
+    costs: list[Cost] = []
+    if info.matrix is None:
+        return costs
+    ranks = {name: inputs.deltas[name].rank(info.parameter) for name in present}
     for touch in inputs.touches[info.name]:
-        if touch.effect != "edit" or info.matrix is None:
-            continue
-        projector = inputs.projectors[touch.step.method]
-        count = sum(name in present for name in touch.step.selection.deltas)
-        if projector.cost is None or not count:
-            continue
-        rows = info.shape[1] if info.matrix.transposed else info.shape[0]
-        if touch.rows is not None:
-            rows = sum(stop - start for start, stop in touch.rows)
-        shape = (rows, inputs.into.layout.sites[info.matrix.site].width)
-        alone = projector.cost(shape, count if projector.joint else 1, touch.step.options)
-        costs.append(alone if projector.joint else Cost(count * alone.flops, alone.memory))
+        if touch.effect == "edit":
+            costs += _own_cost(inputs, info, touch, ranks)
+        if touch.effect in ("edit", "merge"):  # what it gives back may be dense
+            ranks |= dict.fromkeys(ranks.keys() & set(touch.step.selection.deltas))
     return costs
+
+
+def _own_cost(inputs: Inputs, info: TensorInfo, touch: Touch, ranks: Mapping[str, int | None]) -> list[Cost]:
+    """`ranks`: delta → rank of its factors, None where it may be dense."""
+    projector = inputs.projectors[touch.step.method]
+    live = _sources(inputs, touch.step.selection.deltas, ranks)
+    if projector.cost is None or not live or info.matrix is None:
+        return []
+    rows = info.shape[1] if info.matrix.transposed else info.shape[0]
+    if touch.rows is not None:
+        rows = sum(stop - start for start, stop in touch.rows)
+    shape = (rows, inputs.into.layout.sites[info.matrix.site].width)
+    found = [ranks.get(name) for name in live]
+    alone = [projector.cost(shape, group, touch.step.options) for group in ([found] if projector.joint else zip(found))]
+    return [Cost(sum(cost.flops for cost in alone), max(cost.memory for cost in alone))]
 
 
 def _merges(inputs: Inputs, touch: Touch, info: TensorInfo, present: Sequence[str]) -> bool:
@@ -229,7 +239,7 @@ def _tensor_flops(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
     return flops
 
 
-def _sources(inputs: Inputs, deltas: Sequence[str], present: Sequence[str]) -> list[str]:
+def _sources(inputs: Inputs, deltas: Sequence[str], present: Collection[str]) -> list[str]:
     """Those of the deltas that change a tensor, merged ones where one of what they are made of does."""
     made = {step.result: step.selection.deltas for step in inputs.recipe.merges}
     return [name for name in deltas if name in present or _sources(inputs, made.get(name, ()), present)]

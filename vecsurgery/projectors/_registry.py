@@ -1,6 +1,6 @@
 """How a projector is made known: one object a file, found by its name in a recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -29,9 +29,11 @@ class Cost:
 
 
 class CostFunction(Protocol):
-    """Tells the plan what a matrix (out, in) that so many deltas reach will cost."""
+    """Tells the plan what a matrix (out, in) will cost that these deltas reach: one with factors by their rank, a dense
+    one as None.
+    """
 
-    def __call__(self, shape: tuple[int, int], count: int, options: Any, /) -> Cost: ...
+    def __call__(self, shape: tuple[int, int], ranks: Sequence[int | None], options: Any, /) -> Cost: ...
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """spectral: make the deltas of several models orthogonal to each other (SIFT, task singular vectors)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +23,8 @@ _MUCH_CUT = 0.5
 """Share of stacked directions above which so much was cut that the deltas are hardly told apart."""
 _EIGH = 9
 """Flops of a full eigendecomposition over the cube of its size, about."""
+_SVD = 21
+"""Flops of a full singular value decomposition over the cube of its size, about."""
 
 
 class Spectral(BaseModel):
@@ -187,20 +189,31 @@ def _warnings(stacks: "Stacks", parts: "Mapping[str, Singular]") -> list[str]:
     return warnings
 
 
-def _cost(shape: tuple[int, int], count: int, options: Spectral) -> Cost:
-    """Of dense deltas; factored ones cost next to nothing."""
+def _cost(shape: tuple[int, int], ranks: Sequence[int | None], options: Spectral) -> Cost:
+    """Decomposing each delta, dense or by its factors, then two polar factors of the stacked directions."""
     smaller, larger = min(shape), max(shape)
-    rank = min(smaller // max(count, 1) if options.rank == "auto" else options.rank, smaller)
-    stacked = min(count * rank, smaller)
-    if count == 1 and rank == smaller and options.spectrum == "own":
+    wanted = min(smaller // max(len(ranks), 1) if options.rank == "auto" else options.rank, smaller)
+    if len(ranks) == 1 and wanted == smaller and options.spectrum == "own":
         return Cost(0, 0)
-    space = linalg.search_space(smaller, larger, rank)
-    if space:
-        searched, held = 12 * smaller * larger * space, 12 * (smaller + larger) * space
-    else:
-        searched, held = 4 * smaller**2 * larger + _EIGH * smaller**3, 16 * smaller * larger + 24 * smaller**2
+    stacked = min(sum(wanted if rank is None else min(wanted, rank) for rank in ranks), smaller)
+    each = [_dense_cost(smaller, larger, wanted) if rank is None else _factored_cost(shape, rank) for rank in ranks]
     joined = 2 * (_EIGH * stacked**3) + 6 * (smaller + larger) * stacked**2
-    return Cost(count * searched + joined, max(held, 24 * (smaller + larger) * stacked))
+    held = max((cost.memory for cost in each), default=0)
+    return Cost(sum(cost.flops for cost in each) + joined, max(held, 24 * (smaller + larger) * stacked))
+
+
+def _dense_cost(smaller: int, larger: int, wanted: int) -> Cost:
+    """The leading triplets of a dense delta."""
+    space = linalg.search_space(smaller, larger, wanted)
+    if space:
+        return Cost(12 * smaller * larger * space, 12 * (smaller + larger) * space)
+    return Cost(4 * smaller**2 * larger + _EIGH * smaller**3, 16 * smaller * larger + 24 * smaller**2)
+
+
+def _factored_cost(shape: tuple[int, int], rank: int) -> Cost:
+    """Those of factors: two QR decompositions, the SVD of the core, a product with each basis; float64."""
+    sides = sum(shape)
+    return Cost(6 * sides * rank**2 + (2 + _SVD) * rank**3, 24 * sides * rank + 40 * rank**2)
 
 
 PROJECTOR = Projector(name="spectral", options=Spectral, function=spectral, joint=True, needs_noise=True, cost=_cost)
