@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from benchmarks.merging.tasks import TASKS, Windows, windows
 from vecsurgery.calibration import load_tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seed:
     """What one seed's results are made from."""
 
@@ -122,8 +122,9 @@ def _at(seed: Seed, whole: Mapping[str, Tensor], weight: float) -> dict[str, Ten
     return {name: base[name].double().lerp(tensor.double(), weight).float() for name, tensor in whole.items()}
 
 
+@lru_cache(maxsize=1)
 def merged(seed: Seed, method: Method) -> dict[str, Tensor]:
-    """The state of a method's line at weight 1, in float32."""
+    """The state of a method's line at weight 1, in float32; the last one is kept."""
     names = TASKS if method.merged is None else (method.merged,)
     return vecsurgery.edit(
         into=seed.model,

@@ -17,7 +17,7 @@ LOWER = (0.25, 0.5, 0.75)
 Added when the first methods of seeds 1 and 2 had been seen to choose the least weight; nothing else was changed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Method:
     """A line of merged models: these steps, then every live delta times the weight.
 
