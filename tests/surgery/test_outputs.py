@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -304,7 +305,6 @@ def test_an_interrupted_output_goes_on_to_the_same_bytes(
 
 def _killed(root: Path, out: Path) -> None:
     """Writes a delta until the third file is begun, then ends without a chance to tidy up."""
-    import os
     import signal
 
     original, calls = delta_output.appending, []

@@ -13,6 +13,7 @@ from .memory import InMemory as InMemory
 from .mirrored import mirrored_files as mirrored_files
 from .partial import Partial as Partial
 from .partial import check_output as check_output
+from .partial import left_over as left_over
 from .partial import open_partial as open_partial
 from .partial import partial_path as partial_path
 from .partial import publish as publish

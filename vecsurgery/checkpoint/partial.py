@@ -94,6 +94,12 @@ def partial_path(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
+def left_over(out: Path) -> int:
+    """Bytes of what an interrupted run has left of an output."""
+    partial = partial_path(out.resolve())
+    return sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
+
+
 def check_output(out: Path, inputs: Sequence[Path] = ()) -> None:
     """Refuse an output that is a file, holds something, or is an input.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vecsurgery.calibration import Samples, has_tokenizer, sanity
-from vecsurgery.checkpoint import partial_path, readable, require_space
+from vecsurgery.checkpoint import left_over, require_space
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import DeltaSource, Difference, check_tying
 from vecsurgery.errors import InputError, UnsupportedError
@@ -17,6 +17,7 @@ from vecsurgery.planning.disjoint import require_disjoint
 from vecsurgery.planning.inputs import Inputs, Pair
 from vecsurgery.planning.lineage import distance, distance_warning, lineage_warnings
 from vecsurgery.planning.plans import Plan
+from vecsurgery.planning.plantext import disk_text
 from vecsurgery.planning.vocabulary import check_same_tokens
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe.types import DeltaSpec, Step
@@ -90,9 +91,9 @@ def require_disk(plan: Plan, out: Path) -> None:
     """Stop where the output does not fit beside what an interrupted run left of it. Errors: InputError with both
     numbers.
     """
-    partial = partial_path(out.resolve())
-    there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
-    require_space(out, max(0, plan.disk - there), f"the edited checkpoint ({readable(plan.written)} of tensors)")
+    output = plan.inputs.recipe.output.format
+    what = f"the {'edited checkpoint' if output == 'checkpoint' else output} (at most {disk_text(plan)})"
+    require_space(out, max(0, plan.disk - left_over(out)), what)
 
 
 def check_weights(inputs: Inputs, progress: Progress = silent) -> None:

@@ -14,6 +14,7 @@ from vecsurgery.forward import share_a_pass
 from vecsurgery.forward.generation import HELD_BYTES
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.judged import CONTINUATIONS, CONTINUED, judged_models, smoke_samples
+from vecsurgery.planning.sizes import item_size, number_size, output_type
 from vecsurgery.projectors import Cost
 from vecsurgery.recipe.types import Step
 
@@ -27,8 +28,6 @@ with one, two and four deltas, the dearest of which (`ram`, `della`) take a litt
 """
 _FIT_MODELS = {"losses": (11, 9), "attention": (1, 3)}
 """Candidate models that a fit asks about at most, first and then."""
-ITEM_SIZES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
-"""Bytes of one element; every other type that checkpoints hold has one byte."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
         deltas=tuple(present),
         steps=tuple(steps),
         reads=_tensor_reads(inputs, info, present),
-        writes=_written(inputs, info, copied=not live or action == "copy"),
+        writes=_written(inputs, info, present, copied=not live or action == "copy"),
         memory=tensor_memory(inputs, info, len(present)) + max((cost.memory for cost in own), default=0),
         flops=_tensor_flops(inputs, info, present) + sum(cost.flops for cost in own),
     )
@@ -174,17 +173,22 @@ def _merges(inputs: Inputs, touch: Touch, info: TensorInfo, present: Sequence[st
     return touch.effect == "merge" and reaches(inputs.merges[touch.step.method], info, present)
 
 
-def _written(inputs: Inputs, info: TensorInfo, *, copied: bool) -> int:
-    """Bytes of one tensor in the output: of a delta without its patch, which is known when it is written."""
+def _written(inputs: Inputs, info: TensorInfo, present: Sequence[str], *, copied: bool) -> int:
+    """Bytes of one tensor in the output: of a delta its values alone, of an adapter its factors at most."""
     output = inputs.recipe.output
-    size = item_size(output_type(info, output.dtype))
+    whole = prod(info.shape) * item_size(output_type(info, output.dtype))
     if output.format == "checkpoint":
-        return prod(info.shape) * size
+        return whole
     if copied:
         return 0
-    if output.format == "adapter" and output.rank is not None and info.matrix is not None:
-        return output.rank * sum(info.shape) * 4
-    return prod(info.shape) * size
+    if output.format == "delta":
+        return whole
+    if info.matrix is None and info.kind != "head":
+        return 0
+    ranks = [inputs.deltas[name].rank(info.parameter) for name in present]
+    known = sum(rank or 0 for rank in ranks) if ranks and None not in ranks else None
+    limits = [rank for rank in (output.rank, known) if rank is not None]
+    return min(limits, default=min(info.shape)) * sum(info.shape) * number_size(output.dtype)
 
 
 def _tensor_reads(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
@@ -382,14 +386,3 @@ def _generation_cost(inputs: Inputs) -> tuple[int, int]:
         cache = 2 * blocks * layout.hidden * 4 * longest * min(writing.samples, WRITTEN_TOGETHER)
         memory = max(memory, whole + cache)
     return generated, memory
-
-
-def item_size(dtype: str) -> int:
-    """Bytes of one element of a stored type."""
-    return ITEM_SIZES.get(dtype, 1)
-
-
-def output_type(info: TensorInfo, dtype: str) -> str:
-    """The type a tensor is written in: floating ones follow the recipe's `output.dtype`."""
-    floating = info.dtype in ("float64", "float32", "float16", "bfloat16")
-    return dtype if dtype != "stored" and floating else info.dtype

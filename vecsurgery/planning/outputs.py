@@ -7,8 +7,9 @@ from vecsurgery.checkpoint.types import Layout, TensorInfo
 from vecsurgery.editing.numbers import number_for
 from vecsurgery.editing.touches import Touch
 from vecsurgery.errors import UnsupportedError
-from vecsurgery.planning.costs import PlannedTensor, output_type
+from vecsurgery.planning.costs import PlannedTensor
 from vecsurgery.planning.inputs import Inputs
+from vecsurgery.planning.sizes import output_type
 from vecsurgery.recipe.types import Step
 
 _NAMED = 3

@@ -36,9 +36,10 @@ from vecsurgery.planning.costs import (
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.outputs import planned_files, require_held
 from vecsurgery.planning.plantext import plan_text
+from vecsurgery.planning.room import Room, output_room
 from vecsurgery.progress import Progress, silent
 
-_SIDE_FILES = 64 * 2**20
+SIDE_FILES = 64 * 2**20
 """Bytes set aside for tokenizer, card, record and report."""
 
 
@@ -97,13 +98,20 @@ class Plan:
 
     @property
     def written(self) -> int:
-        """Bytes of all tensors of the output."""
+        """Bytes of all tensors of the output; of a delta their values, of an adapter its factors at most."""
         return sum(item.writes for item in self.tensors.values())
+
+    @cached_property
+    def room(self) -> Room:
+        """What the output's files may take beside these."""
+        return output_room(self.inputs, self.tensors)
 
     @property
     def disk(self) -> int:
-        """Bytes that the output folder takes at most: tensors, geometry files, a little for side files."""
-        return self.written + self.geometry_bytes + _SIDE_FILES
+        """Bytes that the output folder takes at most, finished or not: tensors, what a delta or an adapter takes beside
+        them, geometry files, a little for side files.
+        """
+        return self.written + self.room.total + self.geometry_bytes + SIDE_FILES
 
     @property
     def geometry_bytes(self) -> int:

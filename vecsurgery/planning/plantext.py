@@ -106,23 +106,34 @@ def _totals(plan: "Plan") -> str:
     files = f"{len(plan.shards)} file{'s' if len(plan.shards) != 1 else ''}"
     lines = [
         ("reads", f"{readable(totals['reads'])} from the checkpoints, all passes together"),
-        ("writes", f"{readable(totals['writes'])} of tensors in {files}"),
-        ("disk", f"at most {readable(totals['disk'])}: {_disk(plan)}"),
+        ("writes", f"{readable(totals['writes'])} of {_contents(plan)} in {files}"),
+        ("disk", f"at most {readable(totals['disk'])}: {disk_text(plan)}"),
         ("memory", f"about {readable(totals['memory'])} at its peak: {_memory(plan)}"),
         ("compute", f"at most {_flops(totals['flops'])}; how many directions a site has is known after measuring"),
     ]
     return "\n".join(["in sum", *(f"  {name:<8}{what}" for name, what in lines)])
 
 
-def _disk(plan: "Plan") -> str:
+def disk_text(plan: "Plan") -> str:
     """What the bound on disk is made of."""
-    geometry = plan.geometry_bytes
-    parts = [f"{readable(plan.written)} of tensors"]
+    geometry, room = plan.geometry_bytes, plan.room
+    parts = [f"{readable(plan.written + room.forms)} of {_contents(plan)}"]
+    if room.patches:
+        parts.append(f"{readable(room.patches)} of patches (an upper bound, as if every entry needed one)")
+    if room.passing:
+        parts.append(f"{readable(room.passing)} that is gone at the end")
     if geometry:
         kept = "" if plan.inputs.recipe.output.keep_geometry else ", deleted at the end"
         parts.append(f"{readable(geometry)} of geometry (an upper bound, less where sites have fewer directions{kept})")
-    parts.append(f"{readable(plan.disk - plan.written - geometry)} set aside for tokenizer, card and report")
+    parts.append(
+        f"{readable(plan.disk - plan.written - room.total - geometry)} set aside for tokenizer, card and report"
+    )
     return ", ".join(parts)
+
+
+def _contents(plan: "Plan") -> str:
+    """What the tensors of the output are."""
+    return {"checkpoint": "tensors", "delta": "values", "adapter": "factors"}[plan.inputs.recipe.output.format]
 
 
 def _memory(plan: "Plan") -> str:

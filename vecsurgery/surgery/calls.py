@@ -37,8 +37,8 @@ from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry, measure
 from vecsurgery.planning.checking import check_distinct, check_fit
-from vecsurgery.planning.costs import output_type
 from vecsurgery.planning.inputs import named_merges
+from vecsurgery.planning.sizes import output_type
 from vecsurgery.planning.vocabulary import align
 from vecsurgery.progress import Progress, silent
 from vecsurgery.projectors import Projector

@@ -22,8 +22,8 @@ from vecsurgery.delta.description import Entry
 from vecsurgery.delta.folder import value_names
 from vecsurgery.editing.edited import Edited, TensorEdit
 from vecsurgery.errors import InputError
-from vecsurgery.planning.costs import output_type
 from vecsurgery.planning.plans import Plan
+from vecsurgery.planning.sizes import output_type
 from vecsurgery.progress import Progress, silent
 from vecsurgery.surgery.writing import AuditedInputs, ShardFacts, matrix_record, row_slices
 

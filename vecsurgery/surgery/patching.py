@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from vecsurgery.checkpoint import (
     check_output,
     config_bytes,
     copy_side_files,
+    left_over,
     mirrored_files,
     model_card,
     open_partial,
@@ -44,6 +45,8 @@ from vecsurgery.report.record import Record
 from vecsurgery.surgery.running import execute
 from vecsurgery.surgery.writing import row_slices
 
+_CARD = 2**20
+"""Bytes set aside for the model card and the journal."""
 Dtype = Literal["stored", "float32", "bfloat16", "float16"]
 
 
@@ -149,7 +152,8 @@ def _patched(model: str | Path, delta: str | Path, out: Path, way: Way, progress
     check_output(out, inputs)
     shards, index = mirrored_files(source)
     total, done = sum(shard.nbytes for shard in shards), 0
-    require_space(out, total, "the checkpoint")
+    needed = _needed(source, shards, index)
+    require_space(out, max(0, needed - left_over(out)), f"the checkpoint ({readable(total)} of tensors)")
     weights = Applied(source, folder, way)
     with open_partial(out, f"{way} {weights.fingerprint}", inputs=inputs) as partial:
         finished = partial.journal.finished()
@@ -169,6 +173,14 @@ def _patched(model: str | Path, delta: str | Path, out: Path, way: Way, progress
     count = sum(entry.apply if way == "apply" else entry.undo for entry in entries)
     size = folder.description.patch_bytes
     return Patched(way, str(out), len(source.layout.tensors), len(entries), count, size, files)
+
+
+def _needed(source: Stored, shards: Sequence[ShardPlan], index: bytes | None) -> int:
+    """Bytes of the output: weight files, side files, and a little for the card and the journal."""
+    weights = sum(shard.nbytes + len(shard.header()) for shard in shards) + len(index or b"")
+    files = [source.folder / name for name in plan_side_files(source.folder).copied]
+    beside = sum(file.stat().st_size for file in files if file.is_file()) + len(config_bytes(source.folder))
+    return weights + beside + _CARD
 
 
 def _reference(text: str) -> Reference:

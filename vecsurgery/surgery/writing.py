@@ -13,9 +13,10 @@ from vecsurgery.delta import Delta
 from vecsurgery.editing.audit import Audited
 from vecsurgery.editing.edited import Edited, TensorEdit
 from vecsurgery.editing.figures import figures
-from vecsurgery.planning.costs import ROW_CHUNK, item_size
+from vecsurgery.planning.costs import ROW_CHUNK
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.plans import Plan
+from vecsurgery.planning.sizes import item_size
 from vecsurgery.progress import Progress, silent
 from vecsurgery.report.record import MatrixRecord, StepRecord
 from vecsurgery.surgery.assembly import Rewired, rewired
