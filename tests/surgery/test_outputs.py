@@ -118,6 +118,22 @@ def test_a_delta_file_stands_for_tuned_in_a_recipe(root: Path, run: Run, tmp_pat
     ]
 
 
+def test_an_adapter_of_a_head_that_is_walked_by_rows_stays_factored(
+    root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecsurgery.surgery.writing.ROW_CHUNK", 2000)
+    for name in ("head", "other"):
+        write_adapter(tmp_path / name, {"lm_head": 160}, seed=len(name))
+    deltas = {name: {"adapter": str(tmp_path / name)} for name in ("head", "other")}
+    record = run("delta", deltas=deltas, output={"format": "delta"}, weights={"other": 0.5})
+    run("whole", deltas=deltas, weights={"other": 0.5})
+    vecsurgery.apply(root / "into", tmp_path / "delta", tmp_path / "applied")
+    whole, applied = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "applied")
+    assert all(same_bits(applied[name], whole[name]) for name in whole)
+    assert record["written"]["kinds"] == {"factored": 1}
+    assert record["written"]["rounding"] == 0.0
+
+
 def test_a_delta_of_another_base_is_refused_unless_the_base_is_named(root: Path, run: Run, tmp_path: Path) -> None:
     vecsurgery.extract(root / "into", root / "tuned", tmp_path / "delta")
     file = str(tmp_path / "delta")

@@ -2,12 +2,12 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from vecsurgery.delta import Delta, Difference, Factored, reading
 from vecsurgery.delta.bits import INTEGERS, added, differing, product, removed
 from vecsurgery.delta.description import Entry
 from vecsurgery.delta.folder import value_names
-from vecsurgery.editing.edited import Edited, TensorEdit
+from vecsurgery.editing.edited import Edited, TensorEdit, summed
 from vecsurgery.errors import InputError
 from vecsurgery.planning.plans import Plan
 from vecsurgery.planning.sizes import output_type
@@ -113,6 +113,7 @@ class _TensorWriter:
         """Append D; returns its kind, None where D is zero."""
         name = f"{self.info.parameter}.values"
         factors: list[Factored] = []
+        whole = self._whole_factors()
 
         def pieces() -> Iterator[Tensor]:
             for rows in row_slices(self.info):
@@ -120,7 +121,10 @@ class _TensorWriter:
                 base = self.edited.into.read(self.info.name, rows)
                 wanted = self._wanted(edit, rows)
                 digest.update(tensor_bytes(wanted))
-                values = self._stored(edit.total, factors)
+                factored = edit.total if rows is None else whole
+                if not factors and self._pays(factored):
+                    factors.append(self._rounded(factored))
+                values = self._stored(edit.total, factors, rows)
                 self._compare(base, wanted, values, apply, undo, rows)
                 self._note_matrix(edit, facts)
                 if values is not None and not factors:
@@ -159,21 +163,39 @@ class _TensorWriter:
         )
         return tuned.read(name, rows) if alike and base is edited.into and other == info.name else edit.tensor
 
-    def _stored(self, delta: Delta | None, factors: list[Factored]) -> Tensor | None:
-        """D in the type of the file, as (out, in): its product where it is stored as factors, which `factors` gets."""
+    def _whole_factors(self) -> Delta | None:
+        """D of a tensor that is walked over by rows, where it comes as factors: those of some rows are others."""
+        name, sources = self.info.name, self.plan.inputs.deltas
+        walked = next(row_slices(self.info)) is not None
+        merged = any(touch.effect == "merge" for touch in self.edited.touches[name])
+        ranks = [sources[delta].rank(self.info.parameter) for delta in self.plan.tensors[name].deltas]
+        if not walked or merged or None in ranks:
+            return None
+        terms = self.edited.terms(name, raw=False).live.values()
+        return summed(terms) if terms else None
+
+    def _pays(self, delta: Delta | None) -> TypeGuard[Factored]:
+        """Whether it has fewer numbers as factors."""
+        return isinstance(delta, Factored) and sum(delta.shape) * delta.left.shape[1] < prod(delta.shape)
+
+    def _rounded(self, delta: Factored) -> Factored:
+        """The factors in the type of the file."""
+        asked = self.plan.inputs.recipe.output.dtype
+        dtype = torch.float32 if asked == "stored" else getattr(torch, asked)
+        return Factored(self._fitting(delta.left, dtype), self._fitting(delta.right, dtype))
+
+    def _stored(self, delta: Delta | None, factors: Sequence[Factored], rows: slice | None) -> Tensor | None:
+        """Rows of D in the type of the file, as (out, in): their product where it is stored as factors."""
+        if factors:
+            left, right = factors[0].left, factors[0].right
+            values = product(left if rows is None else left[rows], right)
+            exact = left.dtype == torch.float32 and isinstance(delta, Factored) and delta.left.dtype == left.dtype
+            self._note_rounding(values if exact or delta is None else delta.dense(), values)
+            return values
         if delta is None:
             return None
-        asked = self.plan.inputs.recipe.output.dtype
-        if isinstance(delta, Factored) and sum(delta.shape) * delta.left.shape[1] < prod(delta.shape):
-            dtype = torch.float32 if asked == "stored" else getattr(torch, asked)
-            left, right = self._fitting(delta.left, dtype), self._fitting(delta.right, dtype)
-            factors.append(Factored(left, right))
-            values = product(left, right)
-            exact = dtype == torch.float32 and delta.left.dtype == torch.float32
-            self._note_rounding(values if exact else delta.dense(), values)
-            return values
         dense = delta.dense()
-        values = self._fitting(dense, getattr(torch, output_type(self.info, asked)))
+        values = self._fitting(dense, getattr(torch, output_type(self.info, self.plan.inputs.recipe.output.dtype)))
         self._note_rounding(dense, values)
         return values
 
