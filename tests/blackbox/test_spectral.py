@@ -100,25 +100,31 @@ def test_a_run_equals_the_float64_reference(
                 assert figures["rank"] <= limit
                 limited |= figures["rank"] < limit
             changes = found
+        else:
+            changes = {each: change / len(changes) for each, change in changes.items()}
         total = _weighted(changes) if changes else torch.zeros(())
         _require_stored(tensors["out"][name], weight, total.T if transposed else total)
     assert limited == (dtype == torch.bfloat16)
 
 
-def test_other_tensors_are_averaged_over_the_deltas_that_change_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("others", "word"), [("mean", "averaged"), ("source", "added")])
+def test_other_tensors_are_averaged_over_the_deltas_that_change_them_or_added(
+    tmp_path: Path, others: str, word: str
+) -> None:
     folders = _folders(tmp_path, "llama", torch.float32, only="norm")
-    record, tensors = _run(tmp_path, folders, ", others: mean")
+    record, tensors = _run(tmp_path, folders, f", others: {others}")
     counts = set()
     for name, weight in tensors["into"].items():
         if name.endswith("proj.weight"):
             continue
         changes = _changes(tensors, name, transposed=False)
         counts.add(len(changes))
-        _require_stored(tensors["out"][name], weight, _weighted(changes) / len(changes))
+        share = 1.0 / len(changes) if others == "mean" else 1.0
+        _require_stored(tensors["out"][name], weight, share * _weighted(changes))
     assert counts == {2, 3}
-    assert {item["treatment"] for item in record["others"]} == {"mean"}
-    assert "averaged" in record["verdict"]
-    assert "averaged" in vecsurgery.plan(tmp_path / "recipe.yaml").text()
+    assert {item["treatment"] for item in record["others"]} == {others}
+    assert word in record["verdict"]
+    assert word in vecsurgery.plan(tmp_path / "recipe.yaml").text()
 
 
 def test_the_query_rows_of_a_fused_matrix_can_be_projected_alone(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ class IsoC(BaseModel):
         lt=1.0,
         description="Singular values of the sum below this share of its largest count as none; they stay zero.",
     )
-    others: Literal["sum", "mean"] = Field(
-        default="sum",
-        description="What a tensor that is no block matrix becomes: the sum of its deltas, or their mean.",
+    others: Literal["mean", "sum"] = Field(
+        default="mean",
+        description="What a tensor that is no block matrix becomes: the mean of its deltas, or their sum.",
     )
 
 
@@ -40,8 +40,8 @@ def iso_c(
     r is the number of singular values of M above rtol·σ_max, ‖M‖_* their sum. A task that is weak in M, because others
     drown it, is as strong as they are in D′; ‖D′‖_* = ‖M‖_*.
 
-    deltas: (out, in) of one tensor; weights: w_t. A tensor that is no block matrix becomes M, or M
-    divided by the number of deltas.
+    deltas: (out, in) of one tensor; weights: w_t. A tensor that is no block matrix becomes M
+    divided by the number of deltas, or M itself.
     Facts of a block matrix: `rank` (r), `cut` (share of min(out, in) directions that count as none).
     Cost: an eigendecomposition of the smaller side in float64, which takes a minute at 4096.
     Source: No Task Left Behind, arXiv 2502.04959; the cut is ours.

@@ -61,9 +61,9 @@ class Spectral(BaseModel):
         "elsewhere they pass as they are. Without it, everywhere.",
     )
     others: Literal["source", "mean", "drop"] = Field(
-        default="source",
-        description="What becomes of the deltas' tensors that are no block matrix, which are not made orthogonal: kept "
-        "as they are (source), divided by the number of deltas that change the tensor (mean), or left out (drop).",
+        default="mean",
+        description="What becomes of the deltas' tensors that are no block matrix, which are not made orthogonal: "
+        "divided by the number of deltas that change the tensor (mean), kept as they are (source), or left out (drop).",
     )
 
     @property
