@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ class Row:
     """Whether mergekit wants `into` among its models too."""
     into: str = "into"
 
+    def label(self) -> str:
+        """The method and its deltas."""
+        return f"{self.method}-{'-'.join(self.deltas)}"
+
+    def on_few_tensors(self) -> "Row":
+        """The same on fine-tunes of `small`, which change some of its tensors."""
+        few = {"math": "small-math", "part": "small-math", "code": "small-code", "chat": "small-chat"}
+        options = {
+            key: {few[name]: number for name, number in value.items()} if isinstance(value, dict) else value
+            for key, value in self.options.items()
+        }
+        weights = {few[name]: number for name, number in self.weights.items()}
+        return replace(self, options=options, deltas=tuple(few[n] for n in self.deltas), weights=weights, into="small")
+
 
 WEIGHTS = {"math": 1.0, "code": 0.7}
 THREE = ("math", "code", "chat")
@@ -62,6 +76,7 @@ ROWS = [
     Row("nuslerp", {"base_model": False, "nuslerp_flatten": False}, weights=WEIGHTS, base=False),
     Row("multislerp", weights=WEIGHTS),
     Row("multislerp", {"base_model": False}, THREE, weights=WEIGHTS, base=False),
+    Row("multislerp", {"base_model": False, "normalize_weights": False}, weights=WEIGHTS, base=False),
     Row("karcher", {"max_iter": 5}, base=False),
     Row("model_stock"),
     Row("arcee_fusion", {}, ("math",)),
@@ -70,20 +85,29 @@ ROWS = [
     Row("ties", {"density": 0.5}, ("part", "code")),
     Row("arcee_fusion", {}, ("gpt2-math",), into="gpt2"),
     Row("model_stock", {"filter_wise": True}, ("gpt2-math", "gpt2-code"), into="gpt2"),
+    Row("ties", {"density": 0.5}, ("tied-math", "tied-code"), into="tied"),
+    Row("linear", {}, ("tied-math", "tied-code"), weights={"tied-math": 0.7}, base=False, into="tied"),
+    Row("karcher", {}, ("tied-math", "tied-code"), base=False, into="tied"),
 ]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny float32 checkpoints; `part` differs from `into` in its MLPs alone."""
+    """Tiny float32 checkpoints; `part` differs from `into` in its MLPs alone, and those of `small` in few tensors."""
     root = tmp_path_factory.mktemp("merges")
     into = models.checkpoint(root / "into", seed=1, num_hidden_layers=2)
     for seed, name in enumerate(THREE):
         models.perturbed(into, root / name, seed=seed + 2)
     models.perturbed(into, root / "part", seed=9, only="mlp")
+    small = models.checkpoint(root / "small", seed=1, num_hidden_layers=2, hidden_size=16, intermediate_size=16)
+    for seed, (name, only) in enumerate((("small-math", "mlp"), ("small-code", "layers.0"), ("small-chat", "q_proj"))):
+        models.perturbed(small, root / name, seed=seed + 2, only=only)
     gpt2 = models.checkpoint(root / "gpt2", "gpt2", seed=1, n_layer=1)
     for seed, name in enumerate(("gpt2-math", "gpt2-code")):
         models.perturbed(gpt2, root / name, seed=seed + 2)
+    tied = models.checkpoint(root / "tied", "qwen2", seed=1, dtype=torch.bfloat16, num_hidden_layers=1)
+    for seed, name in enumerate(("tied-math", "tied-code")):
+        models.perturbed(tied, root / name, seed=seed + 2)
     return root
 
 
@@ -133,21 +157,35 @@ def _theirs(root: Path, row: Row, out: Path) -> Tensors:
 
 
 def ulps(first: Tensor, second: Tensor) -> int:
-    """The largest distance of two float32 tensors, in numbers that lie between."""
+    """The largest distance of two tensors, in numbers of the first one's type that lie between."""
+    integers, most = (torch.int32, 0x7FFFFFFF) if first.dtype == torch.float32 else (torch.int16, 0x7FFF)
     ordered = []
-    for tensor in (first, second):
-        bits = tensor.contiguous().view(torch.int32).to(torch.int64)
-        ordered.append(torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits))
+    for tensor in (first, second.to(first.dtype)):
+        bits = tensor.contiguous().view(integers).to(torch.int64)
+        ordered.append(torch.where(bits < 0, -(bits & most), bits))
     return int((ordered[0] - ordered[1]).abs().max())
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.method}-{'-'.join(row.deltas)}")
+@pytest.mark.parametrize("row", ROWS, ids=Row.label)
 def test_a_recipe_that_only_merges_writes_what_mergekit_writes(root: Path, row: Row, tmp_path: Path) -> None:
     ours, theirs = _ours(root, row, tmp_path / "ours"), _theirs(root, row, tmp_path / "theirs")
     assert set(ours) == set(theirs)
     assert {name: ulps(ours[name], theirs[name]) for name in ours if ulps(ours[name], theirs[name]) > 1} == {}
     into = _tensors(root / row.into)
     assert any(not torch.equal(ours[name], into[name]) for name in ours)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.into == "into"], ids=Row.label)
+def test_tensors_that_no_delta_or_only_some_change_are_what_mergekit_writes(
+    root: Path, row: Row, tmp_path: Path
+) -> None:
+    row = row.on_few_tensors()
+    recipe = recipe_of(row)
+    deltas = {name: root / name for name in row.deltas}
+    ours = vecsurgery.edit(into=root / "small", deltas=deltas, steps=recipe["steps"]).state_dict()
+    theirs = _theirs(root, row, tmp_path / "theirs")
+    assert set(ours) == set(theirs)
+    assert {name: ulps(ours[name], theirs[name]) for name in ours if ulps(ours[name], theirs[name]) > 1} == {}
 
 
 def test_every_method_of_mergekit_has_a_row() -> None:

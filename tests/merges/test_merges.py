@@ -176,6 +176,24 @@ def test_a_projector_behind_a_merge_of_weights_edits_its_result(root: Path, tmp_
     assert stored["rab_after_intended"] == pytest.approx(0.1 * stored["rab_before"], rel=1e-3)
 
 
+def test_what_a_merge_makes_of_matrices_that_no_delta_changes_is_measured_and_projected(
+    root: Path, tmp_path: Path
+) -> None:
+    models.perturbed(root / "into", tmp_path / "part", seed=7, only="q_proj")
+    path = _recipe(
+        root,
+        {"merge": "multislerp", "as": "skills", "base_model": False, "normalize_weights": False},
+        PROJECT,
+        geometry=GEOMETRY,
+        deltas={name: {"tuned": str(tmp_path / "part")} for name in ("math", "code")},
+    )
+    record = vecsurgery.run(path, tmp_path / "out")
+    matrix = next(row for row in record["matrices"] if row["tensor"] == UP)
+    assert [step["step"] for step in matrix["steps"]] == ["multislerp", RETAIN]
+    norm = torch.linalg.vector_norm(tensors_of(root / "into")[UP].double())
+    assert matrix["steps"][0]["facts"]["merged_norm"] == pytest.approx(float(norm), rel=1e-5)  # weights sum to 2
+
+
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

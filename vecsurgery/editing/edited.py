@@ -258,7 +258,7 @@ class Edited:
         for table in tables:
             present = {name: table.pop(name) for name in step.selection.deltas if name in table}
             known = next((delta for given, delta in done if _same(given, present)), None)
-            if known is None and reaches(merge, info, tuple(present)):
+            if known is None and reaches(merge, step, info, tuple(present)):
                 result = merged(step, merge, present, self.into.read(info.name, rows), info, self.layout)
                 edits = any(each.effect == "edit" for each in self.touches[info.name])
                 known = in_float32(result.delta) if edits else result.delta

@@ -18,9 +18,11 @@ from vecsurgery.recipe.grammar import number_kind
 from vecsurgery.recipe.types import Step
 
 
-def reaches(merge: Merge, info: TensorInfo, present: Sequence[str]) -> bool:
-    """Whether a merge does something with a tensor. `present`: those of its deltas that change it."""
-    return bool(present) or (merge.unchanged and bool(getattr(torch, info.dtype).is_floating_point))
+def reaches(merge: Merge, step: Step, info: TensorInfo, present: Sequence[str]) -> bool:
+    """Whether a step's merge does something with a tensor. `present`: those of its deltas that change it."""
+    if present or merge.unchanged is None:
+        return bool(present)
+    return bool(getattr(torch, info.dtype).is_floating_point) and merge.unchanged(step.options)
 
 
 def merged_whole(touched: Iterable[Touch], merges: Mapping[str, Merge], info: TensorInfo) -> bool:

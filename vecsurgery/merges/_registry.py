@@ -1,6 +1,6 @@
 """How a merge is made known: one object a file, found by its name in a recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -69,7 +69,7 @@ class Merge:
     """False where it takes no weights."""
     of_weights: bool = False
     """True where it merges W + D and needs W, `tensor.base`; else it is given deltas alone."""
-    unchanged: bool = False
-    """True where a tensor that no delta changes is merged too, since the result may differ from W."""
+    unchanged: Callable[[Any], bool] | None = None
+    """Of options: whether a tensor that no delta changes is merged too, since the result may differ. None: never."""
     by_rows: bool = False
     """True where rows of a tensor that is no block matrix can be merged apart, so that not all must be in memory."""

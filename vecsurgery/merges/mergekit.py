@@ -99,7 +99,7 @@ def merge_of(method: Described) -> Merge:
         most=method.most,
         weighted=method.weighted,
         of_weights=not of_deltas,
-        unchanged=method.base == "ignored",
+        unchanged=None if method.base == "required" else partial(_without_base, method),
         by_rows=method.name in BY_ROWS,
     )
 
@@ -154,7 +154,7 @@ def _merged(
     base = _base(method, deltas, tensor)
     inputs = [_input(delta, tensor, of_weights=method.name not in OF_DELTAS) for delta in deltas.values()]
     ids: list[Any] = list(deltas)
-    stands = method.base == "required" or (method.base == "optional" and options.base_model)
+    stands = not _without_base(method, options)
     if stands:
         ids, inputs = [_BASE, *ids], [base, *inputs]
     group = TensorGroup.from_tensors(inputs, ids=ids, base_index=0 if stands else None, name=tensor.name)
@@ -170,6 +170,11 @@ def _merged(
         # W + (R − W) is R only in float64
         result = result.double() - base.double()
     return Merged(Dense(result.T if tensor.transposed else result))
+
+
+def _without_base(method: Described, options: Any) -> bool:
+    """Whether a method sees models alone, of which none is `into`: of equal ones too it may make something else."""
+    return method.base == "ignored" or (method.base == "optional" and not options.base_model)
 
 
 _BASE = ("into",)

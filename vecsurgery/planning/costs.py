@@ -170,7 +170,7 @@ def _own_cost(inputs: Inputs, info: TensorInfo, touch: Touch, ranks: Mapping[str
 
 def _merges(inputs: Inputs, touch: Touch, info: TensorInfo, present: Sequence[str]) -> bool:
     """Whether a step merges something of this tensor. `present`: those of its deltas that change it."""
-    return touch.effect == "merge" and reaches(inputs.merges[touch.step.method], info, present)
+    return touch.effect == "merge" and reaches(inputs.merges[touch.step.method], touch.step, info, present)
 
 
 def _written(inputs: Inputs, info: TensorInfo, present: Sequence[str], *, copied: bool) -> int:

@@ -18,6 +18,7 @@ import vecsurgery
 from vecsurgery.calibration import Samples
 from vecsurgery.checkpoint import ShardPlan, file_sha256
 from vecsurgery.checkpoint.types import Weights
+from vecsurgery.editing.merging import reaches
 from vecsurgery.editing.touches import Touch, Treatment, geometry_names
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
@@ -55,7 +56,7 @@ class Plan:
     """`evaluate` and gates; None where the recipe has neither."""
     shards: tuple[ShardPlan, ...]
     changed: Mapping[str, frozenset[str]]
-    """Delta name → parameters that differ; of a merged one, those in which any of its deltas does."""
+    """Delta name → parameters that differ; of a merged one, those that its merge reaches."""
     compute: Compute
 
     @cached_property
@@ -239,7 +240,9 @@ def _changed(inputs: Inputs, progress: Progress) -> dict[str, frozenset[str]]:
         changed[name] = frozenset(found)
     for step in inputs.recipe.merges:
         assert step.result is not None  # the grammar: a merge has a result
-        changed[step.result] = frozenset().union(*(changed[name] for name in step.selection.deltas))
+        infos, merge = inputs.into.layout.tensors.values(), inputs.merges[step.method]
+        more = (info.parameter for info in infos if reaches(merge, step, info, ()))
+        changed[step.result] = frozenset(more).union(*(changed[name] for name in step.selection.deltas))
     return changed
 
 
