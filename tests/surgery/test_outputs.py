@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import vecsurgery
+from vecsurgery.delta import Factored
+from vecsurgery.editing.audit import Audited
 from vecsurgery.errors import InputError, RunError, UnsupportedError
 from vecsurgery.surgery import adapter_output, delta_output
 
@@ -221,6 +223,47 @@ def test_ranks_that_differ_are_told_to_peft(root: Path, run: Run, tmp_path: Path
     assert sorted([config["r"], *config["rank_pattern"].values()]) == [4, 8]
     model = PeftModel.from_pretrained(loaded(root / "into"), tmp_path / "adapter")
     torch.testing.assert_close(logits(model), logits(loaded(tmp_path / "whole")), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"project": "spectral", "rank": 2}],
+        [{"project": "low_rank", "rank": 3}, {"scale": [1.0, 0.5]}],
+        [{"scale": 0.5, "modules": ["q"]}, {"project": "low_rank", "rank": 3, "modules": ["k"]}],
+    ],
+    ids=lambda steps: "-".join(str(next(iter(step.items()))) for step in steps),
+)
+def test_adapters_become_an_adapter_without_their_products_or_the_weights(
+    root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[dict[str, Any]]
+) -> None:
+    phi3 = "modules" in str(steps)
+    into, module = root / "into", "model.layers.0.self_attn.q_proj"
+    if phi3:
+        into = models.checkpoint(tmp_path / "phi3", "phi3", seed=1, num_hidden_layers=1)
+        module = "model.layers.0.self_attn.qkv_proj"
+    for seed, name in enumerate("xy"):
+        write_adapter(tmp_path / name, {module: 64 if phi3 else 32}, seed=seed)
+    content = {"into": str(into), "deltas": {n: {"adapter": str(tmp_path / n)} for n in "xy"}, "steps": steps}
+    run("whole", **content, output={"dtype": "float32"})
+
+    def dense(self: Factored) -> Tensor:
+        raise AssertionError(f"the product of factors of {tuple(self.shape)} was formed")
+
+    read: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Factored, "dense", dense)
+        patched.setattr(Audited, "read", lambda self, tensor, rows=None: read.append(tensor))
+        record = run("adapter", **content, output={"format": "adapter", "dtype": "float16"})
+    assert read == []
+    (name,) = (row["tensor"] for row in record["written"]["matrices"])
+    whole, before = tensors_of(tmp_path / "whole")[name].double(), tensors_of(into)[name].double()
+    factors = tensors_of(tmp_path / "adapter")
+    left, right = (factors[f"base_model.model.{module}.lora_{side}.weight"].double() for side in "BA")
+    require_close(left @ right, whole - before, 2e-3)
+    lost = record["written"]["matrices"][0]["error"]
+    assert 1e-5 < lost < 1e-3  # float16
+    assert lost == pytest.approx(float((left @ right - whole + before).norm() / (whole - before).norm()), rel=0.05)
 
 
 def test_what_an_adapter_cannot_hold_is_refused_by_name_unless_the_recipe_drops_it(

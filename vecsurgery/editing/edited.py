@@ -44,21 +44,27 @@ class StepFacts:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TensorChange:
+    """What the surgery adds to one tensor, and what led to it."""
+
+    facts: tuple[StepFacts, ...] = ()
+    raw: Delta | None = None
+    """Σ weight·delta as loaded (through merges alone), seen as (out, in); None where figures were not asked for."""
+    total: Delta | None = None
+    """Σ weight·delta as the steps left it; factored where all of them are. None where none is left."""
+    lone: bool = False
+    """True where the facts are of one whole delta: no other delta is added, and no step took a part of the rows."""
+
+
 @dataclass(frozen=True)
-class TensorEdit:
+class TensorEdit(TensorChange):
     """One tensor after surgery, with what led to it."""
 
     tensor: Tensor
     """In the output type and stored orientation."""
     changed: bool
     """False where no delta reached the tensor: its bytes are those of `into`."""
-    facts: tuple[StepFacts, ...] = ()
-    raw: Delta | None = None
-    """Σ weight·delta as loaded (through merges alone), seen as (out, in); None where figures were not asked for."""
-    total: Delta | None = None
-    """Σ weight·delta as the steps left it."""
-    lone: bool = False
-    """True where the facts are of one whole delta: no other delta is added, and no step took a part of the rows."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +153,34 @@ class Edited:
 
         `figures` keeps the summed delta before and after for measurements. Errors: InputError naming step and tensor.
         """
-        terms = self.terms(tensor, rows, raw=figures)
+        change = self._change(tensor, rows, raw=figures)
         base = self.into.read(tensor, rows)
-        if not terms.live:
-            return TensorEdit(self.stored(base, base, tensor), changed=False, facts=terms.facts)
-        total = summed(terms.live.values())
+        if change.total is None:
+            return TensorEdit(self.stored(base, base, tensor), changed=False, facts=change.facts)
         return TensorEdit(
-            self.with_delta(base, total, tensor),
-            True,
-            terms.facts,
-            raw=summed(terms.loaded.values()) if figures else None,
-            total=total if figures else None,
+            self.with_delta(base, change.total, tensor),
+            changed=True,
+            facts=change.facts,
+            raw=change.raw,
+            total=change.total if figures else None,
+            lone=change.lone,
+        )
+
+    def change(self, tensor: str, *, rows: "slice | Tensor | None" = None) -> TensorChange:
+        """Run the steps on one tensor without adding the result to W, which is read only where a step needs it.
+
+        Factors that no step multiplies out are never formed. Errors: as of `edit`.
+        """
+        return self._change(tensor, rows, raw=True)
+
+    def _change(self, tensor: str, rows: "slice | Tensor | None", *, raw: bool) -> TensorChange:
+        terms = self.terms(tensor, rows, raw=raw)
+        if not terms.live:
+            return TensorChange(facts=terms.facts)
+        return TensorChange(
+            facts=terms.facts,
+            raw=summed(terms.loaded.values()) if raw else None,
+            total=summed(terms.live.values()),
             lone=terms.count == 1 and all(touch.rows is None for touch in self.touches[tensor]),
         )
 
@@ -204,7 +227,8 @@ class Edited:
             for name, source in self.deltas.items()
         }
         loaded = {name: delta for name, delta in found.items() if delta is not None}
-        if info.matrix is None or not any(self._needs_noise(touch) for touch in self.touches[info.name]):
+        noisy = info.matrix is not None and any(isinstance(delta, Dense) for delta in loaded.values())
+        if not noisy or not any(self._needs_noise(touch) for touch in self.touches[info.name]):
             return loaded
         weight = self.into.read(info.name, rows)
         return {
@@ -259,7 +283,8 @@ class Edited:
             present = {name: table.pop(name) for name in step.selection.deltas if name in table}
             known = next((delta for given, delta in done if _same(given, present)), None)
             if known is None and reaches(merge, step, info, tuple(present)):
-                result = merged(step, merge, present, self.into.read(info.name, rows), info, self.layout)
+                base = None if present and not merge.of_weights else self.into.read(info.name, rows)
+                result = merged(step, merge, present, base, info, self.layout)
                 edits = any(each.effect == "edit" for each in self.touches[info.name])
                 known = in_float32(result.delta) if edits else result.delta
                 if not done and info.matrix is not None:  # reports tell of block matrices

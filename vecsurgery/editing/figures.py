@@ -13,7 +13,7 @@ from torch import Tensor
 from vecsurgery import linalg
 from vecsurgery.checkpoint.types import Matrix
 from vecsurgery.delta import Delta, Dense
-from vecsurgery.editing.edited import StepFacts, Subspaces, TensorEdit
+from vecsurgery.editing.edited import StepFacts, Subspaces, TensorChange, TensorEdit
 from vecsurgery.linalg import Subspace
 from vecsurgery.report.record import StoredRecord
 
@@ -21,18 +21,18 @@ _NEEDED = {"norm", "norm_ratio", "rab", "rab_after", "leak"}
 
 
 def figures(
-    edit: TensorEdit, base: Tensor, matrix: Matrix, subspaces: Subspaces, *, written: Delta | None = None
+    edit: TensorChange, base: Tensor, matrix: Matrix, subspaces: Subspaces, *, written: Delta | None = None
 ) -> dict[str, StoredRecord]:
     """Measure the raw, the intended and the stored change of one matrix against every geometry of its steps.
 
     `base`: the tensor of `into` as stored. `written`: the change where the output holds it by itself; by default, what
-    the edited tensor is away from `base`. Returns a record per geometry.
+    the tensor of a `TensorEdit` is away from `base`. Returns a record per geometry.
     """
     used = _used(edit.facts)
     if not used or edit.raw is None or edit.total is None:
         return {}
     weight = base.to(torch.promote_types(base.dtype, torch.float32))
-    change = written or Dense(_seen(edit.tensor.to(weight.dtype, copy=True).sub_(weight), matrix))
+    change = written or _stored_change(edit, weight, matrix)
     weight = _seen(weight, matrix)
     known = _known(edit)
     records = {}
@@ -42,6 +42,12 @@ def figures(
         stored = _Bias.of(change, subspace, rank)
         records[geometry] = _record(raw, total, stored, _Bias.of(Dense(weight), subspace, 0))
     return records
+
+
+def _stored_change(edit: TensorChange, weight: Tensor, matrix: Matrix) -> Dense:
+    """What the edited tensor is away from W."""
+    assert isinstance(edit, TensorEdit)  # the caller has it, or gives the change itself
+    return Dense(_seen(edit.tensor.to(weight.dtype, copy=True).sub_(weight), matrix))
 
 
 def _seen(values: Tensor, matrix: Matrix) -> Tensor:
@@ -68,7 +74,7 @@ class _Bias:
         return cls(rab, norm, inside / norm if norm > 0.0 else 0.0)
 
 
-def _known(edit: TensorEdit) -> tuple[_Bias, _Bias] | None:
+def _known(edit: TensorChange) -> tuple[_Bias, _Bias] | None:
     """The raw and the intended change where one projector on one delta, and numbers behind it, are all there was: its
     facts, at the delta's weight.
 

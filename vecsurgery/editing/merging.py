@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout, TensorInfo
-from vecsurgery.delta import Delta, Dense, inner
+from vecsurgery.delta import Delta, Dense, Factored, inner
 from vecsurgery.editing.numbers import number_for
 from vecsurgery.editing.seeds import with_own_seeds
 from vecsurgery.editing.touches import Touch
@@ -33,17 +33,18 @@ def merged_whole(touched: Iterable[Touch], merges: Mapping[str, Merge], info: Te
 
 
 def merged(
-    step: Step, merge: Merge, deltas: Mapping[str, Delta], base: Tensor, info: TensorInfo, layout: Layout
+    step: Step, merge: Merge, deltas: Mapping[str, Delta], base: Tensor | None, info: TensorInfo, layout: Layout
 ) -> Merged:
     """The one delta that a step makes of its deltas.
 
     `deltas`: those that are there, seen as (out, in); absent ones count as zeros. `base`: W as stored, of the same
-    rows. Errors: InputError naming step and tensor where the method refuses its numbers, or gives NaN or infinity.
+    rows; it may be None where there are deltas and the merge is of them alone.
+    Errors: InputError naming step and tensor where the method refuses its numbers, or gives NaN or infinity.
     """
     transposed = info.matrix is not None and info.matrix.transposed
-    seen = base.T if transposed else base
+    seen = base.T if base is not None and transposed else base
     names = step.selection.deltas
-    zeros = Dense(torch.zeros(()).expand(seen.shape))
+    zeros = Dense(torch.zeros(()).expand(next(iter(deltas.values())).shape if seen is None else seen.shape))
     given = {name: deltas.get(name, zeros) for name in names}
     weights = {name: number_for(step.weights.get(name, 1.0), info, layout) for name in names}
     tensor = MergedTensor(info.name, info.matrix is not None, transposed, seen if merge.of_weights else None)
@@ -78,15 +79,15 @@ def figures(result: Merged, deltas: Mapping[str, Delta]) -> dict[str, float]:
 
 def in_float32(delta: Delta) -> Delta:
     """The delta for products with a geometry: what a merge of weights gives is float64."""
-    values = delta.dense()
-    return Dense(values.float()) if values.dtype == torch.float64 else delta
+    if isinstance(delta, Factored):
+        return Factored(delta.left.float(), delta.right.float())
+    return Dense(delta.values.float()) if delta.values.dtype == torch.float64 else delta
 
 
 def _finite(delta: Delta) -> bool:
-    values = delta.dense()
-    if bool(values.sum().isfinite()):
-        return True
-    return bool(values.isfinite().all())
+    parts = (delta.left, delta.right) if isinstance(delta, Factored) else (delta.values,)
+    # A sum is finite unless an entry is not, or it overflows: the dear test only where the cheap one fails
+    return all(bool(each.sum().isfinite()) or bool(each.isfinite().all()) for each in parts)
 
 
 def _options(step: Step, info: TensorInfo, layout: Layout) -> Any:

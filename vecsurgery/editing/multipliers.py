@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vecsurgery.checkpoint.types import Matrix, Part
-from vecsurgery.delta import Delta, Dense
+from vecsurgery.delta import Delta, Dense, Factored
 from vecsurgery.editing.touches import Rows
 from vecsurgery.fits import FittedMatrix, Multiplier
 
@@ -73,12 +73,24 @@ def rows_of(delta: Delta, rows: Rows | None) -> Delta:
 
 
 def with_rows(delta: Delta, rows: Rows | None, edited: Delta) -> Delta:
-    """`delta` with `edited` in these rows."""
+    """`delta` with `edited` in these rows; factored where both are: the factors of the other rows and of these."""
     if rows is None:
         return edited
+    if isinstance(delta, Factored) and isinstance(edited, Factored):
+        chosen = _indices(rows)
+        ours, theirs = delta.left.clone(), edited.left.new_zeros(delta.shape[0], edited.left.shape[1])
+        ours[chosen], theirs[chosen] = 0.0, edited.left
+        if _shared_right(delta, edited):
+            return Factored(ours + theirs, delta.right)
+        return Factored(torch.cat([ours, theirs], dim=1), torch.cat([delta.right, edited.right]))
     values = delta.dense().clone()
     values[_indices(rows)] = edited.dense().to(values.dtype)
     return Dense(values, delta.noise if isinstance(delta, Dense) else 0.0)
+
+
+def _shared_right(first: Factored, second: Factored) -> bool:
+    """Whether both have the very same A, as rows of one delta have, scaled or not."""
+    return first.right is second.right
 
 
 def _indices(rows: Rows) -> Tensor:

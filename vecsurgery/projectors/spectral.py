@@ -145,11 +145,12 @@ def _require_room(ranks: Mapping[str, int], shape: tuple[int, ...], options: Spe
 
 
 def _slot(left: "Tensor", right: "Tensor", raw: "Delta") -> "Delta":
-    """U*_t S_t and V*_tᵀ, multiplied where the factors would take more memory than the product; of the raw type."""
+    """U*_t S_t and V*_tᵀ, of the raw type; of a dense delta multiplied where the factors take more memory than that."""
     dtype = raw.left.dtype if isinstance(raw, delta.Factored) else raw.values.dtype
     slot = delta.Factored(left.to(dtype), right.to(dtype))
     (outputs, inputs), rank = slot.shape, right.shape[0]
-    return slot if rank * (outputs + inputs) <= outputs * inputs else delta.Dense(slot.dense())
+    small = isinstance(raw, delta.Factored) or rank * (outputs + inputs) <= outputs * inputs
+    return slot if small else delta.Dense(slot.dense())
 
 
 def _facts(each: "Delta", found: "Singular", squared_norm: float) -> dict[str, float]:

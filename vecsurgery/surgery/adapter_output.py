@@ -139,28 +139,33 @@ def _write_tensor(
             _require_dropped(info, output)
             dropped.append(info.name)
         return
-    edit = edited.edit(info.name, figures=True)
-    if edit.total is None or not edit.total.squared_norm():
+    change = edited.change(info.name)
+    if change.total is None or not change.total.squared_norm():
         return
-    if not plan.tensors[info.name].deltas and same_bytes(edit.tensor, edited.into.read(info.name)):
+    if not plan.tensors[info.name].deltas and _rounds_back(edited, info, change.total, None):
         return  # a merge of weights gave W again, but for its rounding
-    factors, error = _factors(edit.total, info, output)
+    factors, error = _factors(change.total, info, output)
     if not factors.left.shape[1]:
         return
     for key, values in zip(_keys(_module(info)), (factors.right, factors.left), strict=True):
         target.add(key, [values.contiguous()])
     rank = int(factors.left.shape[1])
     modules.append({"tensor": info.name, "module": _module(info), "rank": rank, "error": error})
-    if info.matrix is not None and edit.facts:
+    if info.matrix is not None and change.facts:
         stored = Factored(factors.left.float(), factors.right.float())
-        facts.matrices.append(matrix_record(edited, info, edit, stored=stored))
+        facts.matrices.append(matrix_record(edited, info, change, stored=stored))
 
 
 def _changes(edited: Edited, info: TensorInfo, rows: slice | None) -> bool:
     """Whether a delta is left of these rows behind steps and weights, and does not round back to `into`."""
-    edit = edited.edit(info.name, rows=rows, figures=True)
-    left = edit.total is not None and edit.total.squared_norm() > 0.0
-    return left and not same_bytes(edit.tensor, edited.into.read(info.name, rows))
+    total = edited.change(info.name, rows=rows).total
+    return total is not None and total.squared_norm() > 0.0 and not _rounds_back(edited, info, total, rows)
+
+
+def _rounds_back(edited: Edited, info: TensorInfo, total: Delta, rows: slice | None) -> bool:
+    """Whether W with the change has the bytes of W."""
+    base = edited.into.read(info.name, rows)
+    return same_bytes(edited.with_delta(base, total, info.name), base)
 
 
 def _require_dropped(info: TensorInfo, output: Output) -> None:
@@ -201,10 +206,23 @@ def _error(delta: Delta, stored: Factored) -> float:
     """‖D − B A‖/‖D‖; 0 where the factors are those of the delta."""
     if isinstance(delta, Factored) and delta.left.dtype == stored.left.dtype and _same(delta, stored):
         return 0.0
-    whole = delta.dense()
-    lost = whole - stored.left.to(whole.dtype) @ stored.right.to(whole.dtype)
-    norm = float(torch.linalg.vector_norm(whole, dtype=torch.float64))
-    return float(torch.linalg.vector_norm(lost, dtype=torch.float64)) / norm if norm > 0.0 else 0.0
+    if isinstance(delta, Factored):
+        left = torch.cat([delta.left.double(), -stored.left.double()], dim=1)
+        lost = _norm(left, torch.cat([delta.right.double(), stored.right.double()]))
+        norm = _norm(delta.left.double(), delta.right.double())
+    else:
+        whole = delta.values
+        difference = whole - stored.left.to(whole.dtype) @ stored.right.to(whole.dtype)
+        lost, norm = (float(torch.linalg.vector_norm(each, dtype=torch.float64)) for each in (difference, whole))
+    return lost / norm if norm > 0.0 else 0.0
+
+
+def _norm(left: Tensor, right: Tensor) -> float:
+    """‖B A‖ without the product: of R_B R_Aᵀ from the QR decompositions of B and Aᵀ, which loses no digits to a sum of
+    squares where B A nearly cancels.
+    """
+    ours, theirs = (torch.linalg.qr(each, mode="r")[1] for each in (left, right.T))
+    return float(torch.linalg.vector_norm(ours @ theirs.T))
 
 
 def _same(delta: Factored, stored: Factored) -> bool:

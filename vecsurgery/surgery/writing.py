@@ -11,7 +11,7 @@ from vecsurgery.checkpoint import Partial, ShardPlan, write_shard
 from vecsurgery.checkpoint.types import TensorInfo, Weights
 from vecsurgery.delta import Delta
 from vecsurgery.editing.audit import Audited
-from vecsurgery.editing.edited import Edited, TensorEdit
+from vecsurgery.editing.edited import Edited, TensorChange
 from vecsurgery.editing.figures import figures
 from vecsurgery.planning.costs import ROW_CHUNK
 from vecsurgery.planning.inputs import Inputs
@@ -126,8 +126,13 @@ def _row_slices(info: TensorInfo) -> Iterator[slice | None]:
         yield slice(start, min(start + step, info.shape[0]))
 
 
-def matrix_record(edited: Edited, info: TensorInfo, result: TensorEdit, *, stored: Delta | None = None) -> MatrixRecord:
-    """What the steps did to a block matrix, with figures of the tensor as it was written, or of the change `stored`."""
+def matrix_record(
+    edited: Edited, info: TensorInfo, result: TensorChange, *, stored: Delta | None = None
+) -> MatrixRecord:
+    """What the steps did to a block matrix, with figures of the tensor as it was written, or of the change `stored`.
+
+    `result`: a `TensorEdit` where `stored` is not given.
+    """
     assert info.matrix is not None
     steps = [
         StepRecord(
@@ -140,7 +145,10 @@ def matrix_record(edited: Edited, info: TensorInfo, result: TensorEdit, *, store
         )
         for fact in result.facts
     ]
-    measured = figures(result, edited.into.read(info.name), info.matrix, edited.subspaces, written=stored)
+    used = any(fact.geometry is not None for fact in result.facts)
+    measured = (
+        figures(result, edited.into.read(info.name), info.matrix, edited.subspaces, written=stored) if used else {}
+    )
     shape = tuple(reversed(info.shape)) if info.matrix.transposed else info.shape
     return MatrixRecord(
         tensor=info.name,
