@@ -272,12 +272,44 @@ def test_what_an_adapter_cannot_hold_is_refused_by_name_unless_the_recipe_drops_
     adapter = {"format": "adapter", "rank": 4}
     with pytest.raises(UnsupportedError, match=r"cannot hold the change of model\.embed_tokens\.weight"):
         run("refused", output=adapter)
-    with pytest.raises(UnsupportedError, match=r"q_proj.* is no product of two small factors"):
-        run("without-rank", output={"format": "adapter", "others": "drop"})
     zero = {"scale": 0, "where": ["*norm*", "*embed_tokens*"]}
     record = run("scaled-away", output=adapter, steps=[zero])
     assert record["written"]["dropped"] == []
     assert not (tmp_path / "refused").exists()
+
+
+FACTORED: list[tuple[str, list[dict[str, Any]], str]] = [
+    ("tuned", [], r"by 'x' may be none: deltas\.x is a difference of whole matrices"),
+    ("tuned", [{"project": "low_rank", "rank": 4, "others": "drop", "layers": "0"}], r"deltas\.x is a difference"),
+    ("tuned", [{"project": "low_rank", "rank": 4, "others": "drop"}], ""),
+    ("tuned", [{"project": "spectral", "rank": 4, "others": "drop"}], ""),
+    ("adapter", [{"merge": "ties", "as": "m"}], r"by 'm' may be none: step 'ties' makes a whole matrix"),
+    ("adapter", [{"project": "trim", "density": 0.5, "id": "thin"}], r"step 'thin' \(trim\) makes a whole matrix"),
+    ("adapter", [{"project": "trim", "density": 1.0}, {"project": "drop_rescale", "density": 1.0}], ""),
+    ("adapter", [{"merge": "ties", "as": "m"}, {"project": "low_rank", "rank": 4}], ""),
+    ("adapter", [{"project": "spectral"}, {"project": "low_rank", "energy": 0.9}], ""),
+]
+
+
+@pytest.mark.parametrize(("kind", "steps", "refused"), FACTORED, ids=[f"{each[0]}-{each[1]}" for each in FACTORED])
+def test_an_adapter_without_a_rank_is_refused_by_the_plan_just_where_a_step_may_make_it_dense(
+    root: Path, run: Run, tmp_path: Path, kind: str, steps: list[dict[str, Any]], refused: str
+) -> None:
+    content = {
+        "into": str(root / "into"),
+        "deltas": {"x": {kind: str(root / kind)}},
+        "steps": steps,
+        "output": {"format": "adapter", "others": "drop"},
+        "gates": [],
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(content))
+    if not refused:
+        assert vecsurgery.run(recipe, tmp_path / "out")["written"]["matrices"]
+        return
+    for asked in (vecsurgery.check, vecsurgery.plan):
+        with pytest.raises(UnsupportedError, match=refused + r".* Give the rank to cut it off at"):
+            asked(recipe)
 
 
 def test_what_a_merge_leaves_for_an_adapter_is_known_before_anything_is_written(

@@ -73,3 +73,5 @@ class Merge:
     """Of options: whether a tensor that no delta changes is merged too, since the result may differ. None: never."""
     by_rows: bool = False
     """True where rows of a tensor that is no block matrix can be merged apart, so that not all must be in memory."""
+    factors: bool = False
+    """True where it gives back factors wherever all deltas that change a matrix are factors."""

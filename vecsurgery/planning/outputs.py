@@ -67,20 +67,20 @@ def _live(inputs: Inputs, item: PlannedTensor) -> bool:
         concerned = live & set(touch.step.selection.deltas)
         if touch.effect == "merge":
             live -= concerned
-            if _merged(inputs, touch.step, info, concerned):
+            if merged(inputs, touch.step, info, concerned):
                 assert touch.step.result is not None  # the grammar: a merge has a result
                 live.add(touch.step.result)
-        elif touch.effect == "drop" or _silenced(touch, info, layout):
+        elif touch.effect == "drop" or silenced(touch, info, layout):
             live -= concerned
     return any(number_for(inputs.recipe.weights.get(delta, 1.0), info, layout) != 0.0 for delta in live)
 
 
-def _merged(inputs: Inputs, step: Step, info: TensorInfo, deltas: Collection[str]) -> bool:
+def merged(inputs: Inputs, step: Step, info: TensorInfo, deltas: Collection[str]) -> bool:
     """Whether a merge makes something of the deltas that are there: one of deltas alone needs a weight besides 0."""
     numbers = (number_for(step.weights.get(delta, 1.0), info, inputs.into.layout) for delta in deltas)
     return any(number != 0.0 for number in numbers) or (bool(deltas) and inputs.merges[step.method].of_weights)
 
 
-def _silenced(touch: Touch, info: TensorInfo, layout: Layout) -> bool:
+def silenced(touch: Touch, info: TensorInfo, layout: Layout) -> bool:
     """Whether a step multiplies the whole tensor by 0."""
     return touch.effect == "scale" and touch.rows is None and number_for(touch.step.number, info, layout) == 0.0

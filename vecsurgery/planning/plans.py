@@ -34,6 +34,7 @@ from vecsurgery.planning.costs import (
     judging_cost,
     tensor_cost,
 )
+from vecsurgery.planning.factors import require_factors
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.outputs import planned_files, require_held
 from vecsurgery.planning.plantext import plan_text
@@ -212,6 +213,7 @@ def make_plan(inputs: Inputs, *, compute: Compute = "float32", progress: Progres
         _require_sites(inputs, name, found)
     geometry = {name: geometry_cost(inputs, name, found) for name, found in sites.items()}
     require_held(inputs, tensors)
+    require_factors(inputs, tensors)
     shards = planned_files(inputs, tensors)
     fits = {step.id: fit_cost(inputs, step, tensors) for step in inputs.recipe.steps if step.verb == "fit"}
     return Plan(inputs, tensors, geometry, fits, judging_cost(inputs, tensors), shards, changed, compute)

@@ -36,6 +36,21 @@ class CostFunction(Protocol):
     def __call__(self, shape: tuple[int, int], ranks: Sequence[int | None], options: Any, /) -> Cost: ...
 
 
+class FactorsFunction(Protocol):
+    """Tells the plan which of these deltas of a matrix (out, in) come back as factors; `ranks` as of `CostFunction`."""
+
+    def __call__(self, shape: tuple[int, int], ranks: Sequence[int | None], options: Any, /) -> Sequence[bool]: ...
+
+
+def factors_stay(
+    shape: tuple[int, int],  # noqa: ARG001
+    ranks: Sequence[int | None],
+    options: Any,  # noqa: ARG001
+) -> Sequence[bool]:
+    """Of a projector that gives back factors where it is given factors."""
+    return [rank is not None for rank in ranks]
+
+
 @dataclass(frozen=True)
 class Projector:
     """A projector and its options.
@@ -63,3 +78,5 @@ class Projector:
     """True where the function looks at `Dense.noise`, which is then filled in from the stored types."""
     cost: CostFunction | None = None
     """What the plan counts beside products with a geometry; None for nothing worth counting."""
+    factors: FactorsFunction | None = None
+    """Which deltas come back as factors for certain; None for none of them: an adapter of them then takes a rank."""

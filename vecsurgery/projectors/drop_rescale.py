@@ -1,6 +1,6 @@
 """drop_rescale: drop entries of a delta by chance and enlarge the rest (DARE)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vecsurgery import delta
 
 from ._facts import norm_facts, the_one
-from ._registry import Projector
+from ._registry import Projector, factors_stay
 
 if TYPE_CHECKING:
     from vecsurgery.delta import Delta, Edit
@@ -69,4 +69,9 @@ def drop_rescale(
     return delta.Edit({name: edited}, facts)
 
 
-PROJECTOR = Projector(name="drop_rescale", options=DropRescale, function=drop_rescale)
+def _factors(shape: tuple[int, int], ranks: Sequence[int | None], options: DropRescale) -> Sequence[bool]:
+    """Those of the delta itself where nothing is dropped."""
+    return factors_stay(shape, ranks, options) if options.density == 1.0 else [False] * len(ranks)
+
+
+PROJECTOR = Projector(name="drop_rescale", options=DropRescale, function=drop_rescale, factors=_factors)

@@ -1,6 +1,6 @@
 """low_rank: keep the leading singular values of a delta."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -76,4 +76,10 @@ def _holding(values: "Tensor", squared: float, energy: float) -> int:
     return min(int((squares < energy * squared).sum()) + 1, len(values))
 
 
-PROJECTOR = Projector(name="low_rank", options=LowRank, function=low_rank)
+def _factors(shape: tuple[int, int], ranks: Sequence[int | None], options: LowRank) -> Sequence[bool]:
+    """All, but for a dense delta of which nothing is cut off."""
+    cuts = options.energy != 1.0 if options.rank is None else options.rank < min(shape)
+    return [cuts or rank is not None for rank in ranks]
+
+
+PROJECTOR = Projector(name="low_rank", options=LowRank, function=low_rank, factors=_factors)

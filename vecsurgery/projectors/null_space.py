@@ -9,7 +9,7 @@ from vecsurgery import delta, linalg
 from vecsurgery.errors import InputError
 
 from ._facts import common_facts, probe
-from ._registry import Projector
+from ._registry import Projector, factors_stay
 
 if TYPE_CHECKING:
     from vecsurgery.delta import Delta, Edit
@@ -107,4 +107,6 @@ def _warnings(subspace: "Subspace", rank: int, norm_ratio: float, options: NullS
     return warnings
 
 
-PROJECTOR = Projector(name="null_space", options=NullSpace, function=null_space, unprotected_warning=True)
+PROJECTOR = Projector(
+    name="null_space", options=NullSpace, function=null_space, factors=factors_stay, unprotected_warning=True
+)

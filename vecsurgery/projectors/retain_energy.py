@@ -9,7 +9,7 @@ from vecsurgery import delta, linalg
 
 from ._anchored import AnchoredDelta
 from ._facts import Probe, common_facts, figures, probe
-from ._registry import Projector
+from ._registry import Projector, factors_stay
 
 if TYPE_CHECKING:
     from vecsurgery.delta import Delta, Edit
@@ -183,4 +183,4 @@ def _warnings(before: Probe, kind: "Filter", bias: "Bias", options: RetainEnergy
     return warnings
 
 
-PROJECTOR = Projector(name="retain_energy", options=RetainEnergy, function=retain_energy)
+PROJECTOR = Projector(name="retain_energy", options=RetainEnergy, function=retain_energy, factors=factors_stay)

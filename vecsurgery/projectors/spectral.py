@@ -217,4 +217,19 @@ def _factored_cost(shape: tuple[int, int], rank: int) -> Cost:
     return Cost(6 * sides * rank**2 + (2 + _SVD) * rank**3, 24 * sides * rank + 40 * rank**2)
 
 
-PROJECTOR = Projector(name="spectral", options=Spectral, function=spectral, joint=True, needs_noise=True, cost=_cost)
+def _factors(shape: tuple[int, int], ranks: Sequence[int | None], options: Spectral) -> Sequence[bool]:
+    """Those of factored deltas; those of dense ones where they are made for certain and take less memory."""
+    limit = min(shape) // max(len(ranks), 1) if options.rank == "auto" else options.rank
+    made = options.conflict_below is None and limit * sum(shape) <= shape[0] * shape[1]
+    return [made or rank is not None for rank in ranks]
+
+
+PROJECTOR = Projector(
+    name="spectral",
+    options=Spectral,
+    function=spectral,
+    joint=True,
+    needs_noise=True,
+    cost=_cost,
+    factors=_factors,
+)

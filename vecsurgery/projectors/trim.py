@@ -1,6 +1,6 @@
 """trim: keep the largest entries of a delta and drop the rest (the first step of TIES)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vecsurgery import delta
 
 from ._facts import norm_facts, the_one
-from ._registry import Projector
+from ._registry import Projector, factors_stay
 
 if TYPE_CHECKING:
     from vecsurgery.delta import Delta, Edit
@@ -52,4 +52,9 @@ def trim(
     return delta.Edit({name: edited}, facts)
 
 
-PROJECTOR = Projector(name="trim", options=Trim, function=trim)
+def _factors(shape: tuple[int, int], ranks: Sequence[int | None], options: Trim) -> Sequence[bool]:
+    """Those of the delta itself where nothing is dropped."""
+    return factors_stay(shape, ranks, options) if options.density == 1.0 else [False] * len(ranks)
+
+
+PROJECTOR = Projector(name="trim", options=Trim, function=trim, factors=_factors)
