@@ -1,18 +1,24 @@
 """The shipped recipes for merging run as written, on tiny models under the names that they give."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mergekit.merge_methods import merge_tensors
 from safetensors.torch import load_file
 from support import models
-from support.results import record_of, tensors_of, write_adapter
+from support.results import record_of, require_close, tensors_of, write_adapter
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import vecsurgery
+from tests.blackbox import reference
+from vecsurgery.geometry import Geometry
 from vecsurgery.recipe import shipped
+
+pytestmark = pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")  # mergekit imports it by its old name
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +97,80 @@ def test_stages_follow_each_other(root: Path, tmp_path: Path) -> None:
     first, last = (_steps(tmp_path / "out", layer) for layer in (0, 1))
     assert [step["method"] for step in first] == ["ties", "retain_energy", "null_space", "scale"]
     assert [first[-1]["facts"]["factor"], last[-1]["facts"]["factor"]] == [0.5, 1.0]
+    found = tensors_of(tmp_path / "out")
+    into, base, math, code, instruct = (
+        tensors_of(root / "org" / name) for name in ("reasoner", "base", "math", "code", "instruct")
+    )
+    inputs = {name: _inputs(tmp_path / "out", name) for name in ("general", "thinking")}
+    for name, tensor in into.items():
+        task = [tuned[name] - base[name] for tuned in (math, code)]
+        parameters = {"weight": [1.0, 0.7], "density": 0.5}
+        zero = torch.zeros_like(tensor)
+        expected = merge_tensors([zero, *task], "ties", parameters=parameters, base_index=0).double()
+        if "proj" in name:
+            general, thinking = inputs["general"](name), inputs["thinking"](name)
+            expected = reference.retain_energy(expected, general, 0.2, len(general))
+            rank = reference.rank_at(thinking, 0.1)
+            other, _ = reference.null_space(instruct[name].double() - base[name].double(), thinking, rank)
+            halved = "self_attn" in name and "layers.0" in name
+            expected = expected + other * (0.5 if halved else 1.0)
+        require_close(found[name].double() - tensor.double(), expected, 1e-3)
+
+
+def _inputs(out: Path, geometry: str) -> Callable[[str], torch.Tensor]:
+    """For a matrix, rows whose second moment is the one that the run measured at its inputs; float64."""
+    measured = Geometry.open(out / "surgery" / f"{geometry}.safetensors")
+
+    def rows(tensor: str) -> torch.Tensor:
+        site = measured.site_of(tensor)
+        assert site is not None
+        found = measured.subspace(site)
+        assert found.rest == 0.0
+        energies = found.energies.double()
+        return (energies * len(energies)).sqrt()[:, None] * found.directions.double().T
+
+    return rows
+
+
+def test_an_unlearned_model_is_cleaned_and_taught_as_the_steps_say(root: Path, tmp_path: Path) -> None:
+    base = root / "org" / "original"
+    models.checkpoint(base, seed=1, num_hidden_layers=2)
+    models.perturbed(base, root / "org" / "unlearned", seed=2, size=0.05)
+    models.perturbed(base, root / "org" / "skilled", seed=3)
+    _write_questions(base, root / "forget.jsonl", 200, seed=1)
+    _write_questions(base, root / "forget-test.jsonl", 4, seed=2)
+    _write_questions(base, root / "retain-test.jsonl", 4, seed=3)
+    models.write_texts(root / "retain.jsonl", 24, seed=4)
+    models.write_texts(root / "skill-test.jsonl", 4, seed=5)
+    found = _carry_out(root, "clean-and-teach", tmp_path / "out")
+    record = record_of(tmp_path / "out")
+    assert set(record["evaluation"]) == {"forget", "retain", "skill"}
+    (fit,) = record["fits"]
+    into, unlearned, skilled = (tensors_of(root / "org" / name) for name in ("original", "unlearned", "skilled"))
+    inputs = {name: _inputs(tmp_path / "out", name) for name in ("retain", "forgotten")}
+    for name, tensor in into.items():
+        away, skill = (tuned[name].double() - tensor.double() for tuned in (unlearned, skilled))
+        if "proj" in name:
+            retained, forgotten = inputs["retain"](name), inputs["forgotten"](name)
+            away = fit["facts"]["factor"] * reference.retain_energy(away, retained, 0.02, len(retained))
+            skill, _ = reference.null_space(skill, forgotten, reference.rank_at(forgotten, 0.1))
+        require_close(found[name].double() - tensor.double(), away + skill, 1e-3)
+    assert fit["facts"]["factor"] > 1.0
+
+
+def _write_questions(folder: Path, path: Path, count: int, *, seed: int) -> None:
+    """Questions with the answers that a model gives itself."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    questions = models.sentences(count, seed=seed, length=3)
+    ids = torch.tensor(tokenizer([f"Question: {question}\nAnswer:" for question in questions])["input_ids"])
+    for _ in range(3):
+        with torch.no_grad():
+            scores = model(input_ids=ids).logits[:, -1]
+        scores[:, :9] = -torch.inf  # tags and punctuation
+        ids = torch.cat([ids, scores.argmax(dim=1, keepdim=True)], dim=1)
+    rows = [
+        {"question": question, "answer": " ".join(tokenizer.convert_ids_to_tokens(row[-3:].tolist()))}
+        for question, row in zip(questions, ids, strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
