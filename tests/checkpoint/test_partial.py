@@ -202,6 +202,10 @@ def test_an_output_that_is_taken_or_an_input_is_refused(tmp_path: Path) -> None:
         check_output(link, [source])
     with pytest.raises(InputError, match="choose an output that is no input"):
         check_output(tmp_path / "run", [tmp_path / "run.partial"])
+    for inside in (source / "sub", source / "deep" / "sub", link / "sub"):
+        with pytest.raises(InputError, match="lies within the input"):
+            check_output(inside, [source])
+    check_output(tmp_path / "model-2", [source])
     (source / "config.json").write_text("{}")
     with pytest.raises(InputError, match="is not empty"):
         check_output(source)

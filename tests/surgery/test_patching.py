@@ -187,6 +187,22 @@ def test_nothing_of_the_users_is_overwritten(plain: Path, tmp_path: Path) -> Non
     assert [path.name for path in taken.iterdir()] == ["mine.txt"]
 
 
+def test_nothing_is_written_into_an_input(plain: Path, tmp_path: Path) -> None:
+    base, tuned, delta = (plain / name for name in ("base", "tuned", "delta"))
+    edited = vecsurgery.edit(into=base, deltas={"one": tuned, "two": {"file": delta}}, steps=[])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"into: {base}\ndeltas: {{x: {{file: {delta}}}}}\ngates: []\n")
+    for folder in (base, tuned, delta):
+        with pytest.raises(InputError, match="lies within the input"):
+            vecsurgery.write(edited, folder / "sub")
+    for folder in (base, delta):
+        with pytest.raises(InputError, match="lies within the input"):
+            vecsurgery.apply(base, delta, folder / "sub")
+        with pytest.raises(InputError, match="lies within the input"):
+            vecsurgery.run(recipe, folder / "deep" / "sub")
+        assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
 def test_only_changed_tensors_and_rows_are_stored(plain: Path, tmp_path: Path) -> None:
     tuned = Path(shutil.copytree(plain / "base", tmp_path / "tuned"))
     tensors = load_file(tuned / "model.safetensors")

@@ -101,8 +101,9 @@ def left_over(out: Path) -> int:
 
 
 def check_output(out: Path, inputs: Sequence[Path] = ()) -> None:
-    """Refuse an output that is a file, holds something, or is an input.
+    """Refuse an output that is a file, holds something, is an input, holds one, or lies within one.
 
+    A folder inside a model's is taken for one of its files by whoever copies, publishes or hashes the model.
     Errors: InputError.
     """
     target = out.resolve()
@@ -113,6 +114,11 @@ def check_output(out: Path, inputs: Sequence[Path] = ()) -> None:
                 raise InputError(
                     f"writing to {out}: {place} is, or holds, the input {folder}; choose an output that is no input"
                 )
+        if source in target.parents:
+            raise InputError(
+                f"writing to {out}: it lies within the input {folder}, which would change by it; choose an output "
+                "beside the inputs"
+            )
     if target.exists() and not target.is_dir():
         raise InputError(f"writing to {out}: a file of that name exists, expected a new or an empty folder")
     if target.is_dir() and any(target.iterdir()):

@@ -179,12 +179,12 @@ def _sites(steps: Sequence[Step], target: Weights) -> dict[str, list[str]]:
 def write(edited: Weights, folder: str | Path, *, shard_size: int = 5_000_000_000, progress: Progress = silent) -> Path:
     """Write weights as a model folder: streamed, sharded, atomic; side files are those of the folder behind `into`.
 
-    Raises: InputError where the folder is taken; RunError for faults while writing.
+    Raises: InputError where the folder is taken, or lies within one that is read; RunError for faults while writing.
     """
     out = Path(folder)
     into = edited.into if isinstance(edited, Edited) else edited
     source = into.folder if isinstance(into, Stored) else None
-    inputs = [source] if source is not None else []
+    inputs = _folders(edited)
     check_output(out, inputs)
     dtype = edited.dtype if isinstance(edited, Edited) else "stored"
     layout = edited.layout
@@ -229,6 +229,18 @@ def _config_text(weights: Weights) -> bytes:
     config["architectures"] = config.get("architectures") or [causal_class(weights.config).__name__]
     config["dtype"] = _main_type(weights)
     return (json.dumps(config, indent=2, sort_keys=True, default=str) + "\n").encode()
+
+
+def _folders(weights: Weights | DeltaSource) -> list[Path]:
+    """Folders that are read for these weights: of the model, of its deltas, and of what they come from."""
+    if isinstance(weights, Edited):
+        sources: list[Weights | DeltaSource] = [weights.into, *weights.deltas.values()]
+        return list(dict.fromkeys(path for source in sources for path in _folders(source)))
+    held = [getattr(weights, name, None) for name in ("tuned", "base", "weights", "adapter_folder", "folder")]
+    found = [folder.path if isinstance(folder, DeltaFolder) else folder for folder in held]
+    return [
+        path for each in found if each is not None for path in ([each] if isinstance(each, Path) else _folders(each))
+    ]
 
 
 def _main_type(weights: Weights) -> str:
