@@ -1,8 +1,10 @@
 """Deltas as files: extract, apply and undo give back every byte, and refuse whatever they were not made for."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +25,8 @@ CASES = [
     ("mixtral", torch.bfloat16, "60kB"),
 ]
 """Untied; transposed matrices; tied with biases, sharded; fused experts, sharded."""
+UP = "model.layers.0.mlp.up_proj.weight"
+NORM = "model.norm.weight"
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -115,6 +119,21 @@ def spoilt(plain: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(plain / "delta", tmp_path / "delta"))
 
 
+def describe(folder: Path, **changes: Any) -> None:
+    """Change keys of delta.json, with the SHA-256 of itself that belongs to the result."""
+    path = folder / "delta.json"
+    content = {**json.loads(path.read_text()), **changes}
+    del content["sha256"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
+
+
+def entry(folder: Path, parameter: str, **changes: Any) -> dict[str, Any]:
+    """The entries of delta.json, one of them changed."""
+    tensors: dict[str, Any] = json.loads((folder / "delta.json").read_text())["tensors"]
+    return {**tensors, parameter: {**tensors[parameter], **changes}}
+
+
 def test_one_changed_bit_in_the_edited_checkpoint_is_refused(plain: Path, tmp_path: Path) -> None:
     vecsurgery.apply(plain / "base", plain / "delta", tmp_path / "applied")
     file = tmp_path / "applied" / "model.safetensors"
@@ -132,9 +151,8 @@ def test_a_damaged_value_is_found_by_the_hash_of_the_result(plain: Path, tmp_pat
     name = "model.layers.0.mlp.up_proj.weight.values"
     tensors[name] = tensors[name] * 2
     save_file(tensors, folder / "delta.safetensors")
-    described = json.loads((folder / "delta.json").read_text())
-    described["files"]["delta.safetensors"]["size"] = (folder / "delta.safetensors").stat().st_size
-    (folder / "delta.json").write_text(json.dumps(described))
+    files = json.loads((folder / "delta.json").read_text())["files"]
+    describe(folder, files={name: {**facts, "size": (folder / name).stat().st_size} for name, facts in files.items()})
     with pytest.raises(InputError, match="the result has not the SHA-256"):
         vecsurgery.apply(plain / "base", folder, tmp_path / "out")
 
@@ -144,8 +162,8 @@ def test_a_damaged_value_is_found_by_the_hash_of_the_result(plain: Path, tmp_pat
     [
         (lambda found: found | {"version": 2}, "version 2; expected"),
         (lambda found: found | {"surprise": 1}, "surprise"),
-        (lambda found: found | {"files": {"../delta.safetensors": {"size": 1, "sha256": "0"}}}, "bare names"),
-        (lambda found: found | {"files": {"/etc/passwd": {"size": 1, "sha256": "0"}}}, "bare names"),
+        (lambda found: found | {"files": {"../delta.safetensors": {"size": 1, "sha256": "0" * 64}}}, "bare names"),
+        (lambda found: found | {"files": {"/etc/passwd": {"size": 1, "sha256": "0" * 64}}}, "bare names"),
         (lambda found: found | {"files": {}}, "not listed"),
         (lambda found: [found], "expected a JSON object"),
     ],
@@ -155,6 +173,34 @@ def test_a_wrong_description_is_refused(plain: Path, tmp_path: Path, change: obj
     path = folder / "delta.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))  # type: ignore[operator]
     with pytest.raises(InputError, match=says):
+        vecsurgery.apply(plain / "base", folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "changes", "says"),
+    [
+        (UP, {"dtype": "nonsense"}, rf"tensors\.{UP}\.dtype: Input should be 'float64'"),
+        (UP, {"shape": [-48, 32]}, "greater than or equal to 0"),
+        (UP, {"after": "f" * 63}, "match pattern"),
+        (NORM, {"after": "f" * 64}, f"{NORM}' is said to be unchanged"),
+    ],
+)
+def test_a_wrong_entry_is_refused_by_name(
+    plain: Path, tmp_path: Path, parameter: str, changes: dict[str, Any], says: str
+) -> None:
+    folder = spoilt(plain, tmp_path)
+    describe(folder, tensors=entry(folder, parameter, **changes))
+    with pytest.raises(InputError, match=says):
+        vecsurgery.apply(plain / "base", folder, tmp_path / "out")
+
+
+def test_a_description_that_was_altered_is_refused_by_its_own_hash(plain: Path, tmp_path: Path) -> None:
+    folder = spoilt(plain, tmp_path)
+    path = folder / "delta.json"
+    path.write_text(path.read_text().replace('"sources"', ' "sources"', 1))
+    vecsurgery.apply(plain / "base", folder, tmp_path / "spaced")
+    path.write_text(path.read_text().replace('"rounding": 0', '"rounding": 1', 1))
+    with pytest.raises(InputError, match=r"delta\.json: it has not the SHA-256 that it states of itself"):
         vecsurgery.apply(plain / "base", folder, tmp_path / "out")
 
 

@@ -1,9 +1,10 @@
 """delta.json: what a delta folder says of itself, read strictly."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +14,24 @@ DESCRIPTION_FILE = "delta.json"
 FORMAT: Literal["vecsurgery delta"] = "vecsurgery delta"
 VERSION: Literal[1] = 1
 _LISTED = 5
+Type = Literal[
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+    "complex64",
+]
+"""Types of tensors that a model may have; only those of the first four change."""
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class _Keys(BaseModel):
@@ -33,12 +52,12 @@ class Entry(_Keys):
 
     name: str
     """Its name in the base's files."""
-    shape: tuple[int, ...] = Field(strict=False)
+    shape: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
     """As the base stores it."""
-    dtype: str
-    before: str
+    dtype: Type
+    before: Hash
     """SHA-256 of the base's bytes."""
-    after: str
+    after: Hash
     """SHA-256 of the bytes with the delta applied; that of `before` where nothing changes."""
     kind: Literal["dense", "rows", "factored", "bits"] | None = None
     """dense: D whole; rows: the rows of D that are not zero; factored: B and A; bits: no numbers, only bits that differ
@@ -59,7 +78,7 @@ class Described(_Keys):
     """Size and SHA-256 of a file."""
 
     size: int
-    sha256: str
+    sha256: Hash
 
 
 class Description(_Keys):
@@ -84,7 +103,13 @@ class Description(_Keys):
         """The bytes of delta.json."""
         content = self.model_dump(mode="json", exclude_defaults=True) | {"format": FORMAT, "version": VERSION}
         head = {key: content.pop(key) for key in ("format", "version")}
-        return (json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n").encode()
+        content = {**head, **content}
+        return (json.dumps({**content, "sha256": _digest(content)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a description without its own `sha256`, keys sorted."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def described(folder: Path, content: bytes | None = None) -> Description:
@@ -99,6 +124,7 @@ def described(folder: Path, content: bytes | None = None) -> Description:
             f"reading {path}: format {parsed.get('format')!r}, version {parsed.get('version')!r}; expected {FORMAT!r}, "
             f"version {VERSION}: read it with the release that wrote it"
         )
+    recorded = parsed.pop("sha256", None)
     try:
         found = Description.model_validate(parsed)
     except ValidationError as error:
@@ -106,10 +132,21 @@ def described(folder: Path, content: bytes | None = None) -> Description:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise InputError(f"reading {path}: {'; '.join(problems[:_LISTED])}{more}; make the delta again") from error
     _require_files(path, found)
+    for parameter, entry in found.tensors.items():
+        if entry.kind is None and entry.before != entry.after:
+            raise InputError(
+                f"reading {path}: tensor {parameter!r} is said to be unchanged, but `after` is not `before`; make the "
+                "delta again"
+            )
+    if recorded != _digest(parsed):
+        raise InputError(
+            f"reading {path}: it has not the SHA-256 that it states of itself; it was altered or damaged since it was "
+            "written, make or fetch the delta again"
+        )
     return found
 
 
-def _parsed(path: Path, content: bytes | None) -> Mapping[str, Any]:
+def _parsed(path: Path, content: bytes | None) -> dict[str, Any]:
     try:
         parsed = json.loads(path.read_bytes() if content is None else content)
     except FileNotFoundError as error:
