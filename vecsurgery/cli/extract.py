@@ -37,7 +37,10 @@ def command(
     dtype: Literal["stored", "float32", "bfloat16", "float16"],
     as_json: bool,
 ) -> None:
-    """Write TUNED − BASE into the folder OUT, so that `apply` and `undo` are exact bit for bit.
+    """Write TUNED − BASE into the folder OUT.
+
+    From it `undo` gives back the bytes of BASE, and `apply` those of TUNED as far as its tensors have the types and
+    shapes of BASE; others are rounded and cut to these, with a warning.
 
     BASE and TUNED are folders or hub ids. OUT is a delta folder: recipes name it under `deltas: {NAME: {file: OUT}}`.
     With --rank it is a LoRA adapter, which is cut off at that rank; the share that this loses is told for each matrix.
@@ -58,4 +61,6 @@ def command(
         click.echo(report.dumps(record), nl=False)
     else:
         click.echo("\n".join(report.written(record)))
+        for warning in [*record["warnings"], *record["written"]["warnings"]]:
+            click.echo(f"warning: {warning}")
         click.echo(f"{out}: the {'delta' if rank is None else 'adapter'}, with its report in {out / 'report.html'}")

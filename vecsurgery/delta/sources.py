@@ -73,8 +73,8 @@ def check_tying(source: DeltaSource, *, others: Literal["source", "drop"] = "sou
             if not _equal(source.untied(alias, rows), source.untied(owner, rows)):
                 raise InputError(
                     f"delta {source.name!r}: `into` ties {alias!r} to {owner!r}, but the delta changes them "
-                    "differently, and one tensor cannot take both; use models that tie them too, or leave both out "
-                    "with `others: drop`"
+                    "differently, and one tensor cannot take both; use models that tie them too, or, in a recipe, a "
+                    "projecting step with `others: drop`, which leaves both out"
                 )
 
 

@@ -41,8 +41,9 @@ def _delta(found: WrittenRecord) -> list[str]:
     return [
         f"The delta holds {counted(found['tensors'], 'tensor')} ({shapes}) in {readable(found['bytes'])}; rounding its "
         f"values took at most {percent(found['rounding'])} of a tensor's norm.",
-        f"Its patch of {readable(found.get('patch_bytes', 0))} makes it exact: it sets {patched.get('apply', 0)} "
-        f"entries that apply would miss, and {patched.get('undo', 0)} that undo would.",
+        f"With its patch of {readable(found.get('patch_bytes', 0))}, `apply` gives the bytes that this result has as a "
+        f"checkpoint with the tensors, types and shapes of its base, and `undo` those of the base: it sets "
+        f"{patched.get('apply', 0)} entries that apply would miss, and {patched.get('undo', 0)} that undo would.",
     ]
 
 

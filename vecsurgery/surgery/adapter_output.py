@@ -172,7 +172,7 @@ def _require_dropped(info: TensorInfo, output: Output) -> None:
     if output.others != "drop":
         raise UnsupportedError(
             f"writing the adapter: it cannot hold the change of {info.name!r}; leave such tensors out "
-            "(`output: {others: drop}`), or write `format: delta`"
+            "(`output: {others: drop}`, or `--others drop` of `extract`), or write a delta"
         )
 
 

@@ -204,7 +204,8 @@ class _TensorWriter:
         if not bool(torch.isfinite(stored).all()):
             raise InputError(
                 f"writing the delta of {self.info.name!r}: values up to {reading.peak(values):.3g} do not fit "
-                f"{str(dtype).removeprefix('torch.')}; choose `output: {{dtype: float32}}`"
+                f"{str(dtype).removeprefix('torch.')}; choose float32 "
+                "(`output: {dtype: float32}`, or `--dtype float32` of `extract`)"
             )
         return stored
 

@@ -158,7 +158,8 @@ class _Delta:
             worst = max(coarse, key=lambda entry: entry.rounding)
             record["warnings"].append(
                 f"rounding its values took {100 * worst.rounding:.2g} % of the norm of the delta of {worst.name} (and "
-                f"more than {100 * _COARSE:g} % in {len(coarse)} tensors); `output: {{dtype: float32}}` keeps them"
+                f"more than {100 * _COARSE:g} % in {len(coarse)} tensors); float32 keeps them "
+                "(`output: {dtype: float32}`, or `--dtype float32` of `extract`)"
             )
         return record
 
