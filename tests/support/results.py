@@ -1,5 +1,6 @@
 """What the tests of this room ask of an output folder, and the checkpoints that they compare it with."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def edit_json(path: Path, **changes: Any) -> None:
     """Change keys of a JSON object; None removes one."""
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def describe(folder: Path, **changes: Any) -> None:
+    """Change keys of delta.json, with the SHA-256 of itself that belongs to the result."""
+    path = folder / "delta.json"
+    content = {**json.loads(path.read_text()), **changes}
+    del content["sha256"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def in_float32(workspace: Workspace) -> Workspace:

@@ -1,6 +1,5 @@
 """Deltas as files: extract, apply and undo give back every byte, and refuse whatever they were not made for."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import models
-from support.results import same_bits, tensors_of, write_adapter
+from support.results import describe, same_bits, tensors_of, write_adapter
 from torch import Tensor
 
 import vecsurgery
@@ -117,15 +116,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spoilt(plain: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(plain / "delta", tmp_path / "delta"))
-
-
-def describe(folder: Path, **changes: Any) -> None:
-    """Change keys of delta.json, with the SHA-256 of itself that belongs to the result."""
-    path = folder / "delta.json"
-    content = {**json.loads(path.read_text()), **changes}
-    del content["sha256"]
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    path.write_text(json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def entry(folder: Path, parameter: str, **changes: Any) -> dict[str, Any]:

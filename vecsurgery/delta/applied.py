@@ -12,7 +12,7 @@ from vecsurgery.checkpoint.types import Layout, TensorInfo
 from vecsurgery.delta.bits import added, patched, removed
 from vecsurgery.delta.description import Entry
 from vecsurgery.delta.folder import DeltaFolder, Way
-from vecsurgery.delta.reading import Rows, Weights
+from vecsurgery.delta.reading import Rows, Weights, row_indices
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,23 @@ class Applied:
         return hashlib.sha256(f"{self.way} {self.weights.fingerprint} {self.folder.fingerprint}".encode()).hexdigest()
 
     def read(self, tensor: str, rows: Rows = None) -> Tensor:
-        """The tensor in its stored type and orientation; of a matrix all rows are computed, whichever are asked for."""
+        """The tensor in its stored type and orientation.
+
+        Of a block matrix all rows are computed, whichever are asked for; of other tensors these rows alone.
+        """
         info = self.layout.tensors[tensor]
         entry = self.folder.entries.get(info.parameter)
         if entry is None:
             return self.weights.read(tensor, rows)
-        if info.matrix is not None or not isinstance(rows, slice) or rows.step not in (None, 1):
+        if info.matrix is not None or (isinstance(rows, slice) and rows.step not in (None, 1)):
             values = self.changed(info, entry, self.weights.read(tensor), None)
             return values if rows is None else values[rows]
+        if isinstance(rows, Tensor):
+            rows = row_indices(rows, info.shape[0])
         return self.changed(info, entry, self.weights.read(tensor, rows), rows)
 
-    def changed(self, info: TensorInfo, entry: Entry, values: Tensor, rows: slice | None) -> Tensor:
-        """`values`, the stored rows `rows` of a tensor (all of a matrix), with the delta."""
+    def changed(self, info: TensorInfo, entry: Entry, values: Tensor, rows: Rows) -> Tensor:
+        """`values`, the stored rows `rows` of a tensor (all of a matrix), with the delta. `rows`: a run, or indices."""
         delta = self.folder.dense(info.parameter, rows)
         if delta is not None and entry.transposed:
             delta = delta.T
@@ -60,14 +65,34 @@ class Applied:
         sum_of = added if self.way == "apply" else removed
         return self._patched(info, sum_of(values, delta), rows)
 
-    def _patched(self, info: TensorInfo, values: Tensor, rows: slice | None) -> Tensor:
+    def _patched(self, info: TensorInfo, values: Tensor, rows: Rows) -> Tensor:
         patch = self.folder.patch(info.parameter, self.way)
-        if patch is None:
+        if patch is None or not values.numel():
             return values
         places, change = patch
-        start = 0 if rows is None else rows.indices(info.shape[0])[0] * (values.numel() // max(1, values.shape[0]))
+        width = values.numel() // len(values) if values.ndim else 1
+        if isinstance(rows, Tensor):
+            return _patched_rows(values, rows, width, places, change)
+        start = 0 if rows is None else rows.indices(info.shape[0])[0] * width
         stop = start + values.numel()
         if places is None:
             return patched(values, None, change[start:stop])
-        first, last = (int(each) for each in torch.searchsorted(places, torch.tensor([start, stop])))
+        first, last = (int(each) for each in _positions(places, torch.tensor([start, stop])))
         return patched(values, places[first:last] - start, change[first:last]) if last > first else values
+
+
+def _patched_rows(values: Tensor, rows: Tensor, width: int, places: Tensor | None, change: Tensor) -> Tensor:
+    """`values`, the rows `rows` of a tensor (any order, also twice), with what a patch of the tensor says of them."""
+    if places is None:
+        return patched(values, None, change.reshape(-1, width)[rows].reshape(-1))
+    first, last = _positions(places, rows * width), _positions(places, (rows + 1) * width)
+    counts = last - first
+    row = torch.repeat_interleave(torch.arange(len(rows)), counts)
+    found = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row] + first[row]
+    return patched(values, places[found].to(torch.int64) + (row - rows[row]) * width, change[found])
+
+
+def _positions(places: Tensor, bounds: Tensor) -> Tensor:
+    """How many of the ascending places lie below each bound. Places of int32 belong to tensors that need no more."""
+    most = torch.iinfo(places.dtype).max
+    return torch.searchsorted(places, bounds.clamp(max=most).to(places.dtype))

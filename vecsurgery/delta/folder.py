@@ -1,6 +1,7 @@
 """A delta on disk: delta.json and the safetensors files that it lists, read tensor by tensor."""
 
 import math
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,14 +15,25 @@ from torch import Tensor
 
 from vecsurgery.checkpoint.files import Header, safetensors_headers
 from vecsurgery.checkpoint.fingerprints import fingerprint
+from vecsurgery.checkpoint.hashes import file_sha256
 from vecsurgery.delta import reading
 from vecsurgery.delta.bits import INTEGERS, product
-from vecsurgery.delta.description import Description, Entry, described
+from vecsurgery.delta.description import DESCRIPTION_FILE, Description, Entry, described
 from vecsurgery.delta.reading import Rows
 from vecsurgery.delta.types import Delta, Dense, Factored
 from vecsurgery.errors import InputError
 
 Way = Literal["apply", "undo"]
+_FLOATS = ("bfloat16", "float16", "float32", "float64")
+_TYPES = {
+    "values": _FLOATS,
+    "left": _FLOATS,
+    "right": _FLOATS,
+    "rows": ("int64",),
+    "at": ("int32", "int64"),
+}
+"""Last part of a stored tensor's name → types that it may have."""
+_FILLER = re.compile(r"filler\.\d+")
 
 
 def value_names(parameter: str) -> tuple[str, ...]:
@@ -40,12 +52,21 @@ class DeltaFolder:
     path: Path
     content: bytes | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _verifying: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     _open: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _known: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Files whose SHA-256 was found right, and tensors of places that were found valid."""
 
     def __post_init__(self) -> None:
-        for parameter, entry in self.description.tensors.items():
-            if entry.kind is not None:
-                self._require_whole(parameter, entry)
+        for parameter, entry in self.entries.items():
+            self._require_whole(parameter, entry)
+        places = {name: entry.file for parameter, entry in self.entries.items() for name in value_names(parameter)}
+        for name, header in self._headers.items():
+            if places.get(name) != header.file.name and not _FILLER.fullmatch(name):
+                raise InputError(
+                    f"reading the delta {self.path}: {header.file.name} holds {name!r}, which no tensor of the "
+                    "description has there; make the delta again"
+                )
 
     @cached_property
     def description(self) -> Description:
@@ -60,6 +81,25 @@ class DeltaFolder:
     def fingerprint(self) -> str:
         """Of the description, and of the edges of every tensor of its files."""
         return fingerprint(self.description.model_dump(mode="json"), self._headers, self._get)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """File → SHA-256 as the description records it, which `verify` compares; that of delta.json itself first."""
+        own = {DESCRIPTION_FILE: file_sha256(self.path / DESCRIPTION_FILE)}
+        return own | {name: facts.sha256 for name, facts in self.description.files.items()}
+
+    def verify(self, file: str) -> None:
+        """Compare the SHA-256 of a file with the recorded one; what was found right is not hashed again.
+
+        Errors: InputError naming the file that is not the one that was written.
+        """
+        with self._verifying:
+            if file not in self._known and file_sha256(self.path / file) != self.description.files[file].sha256:
+                raise InputError(
+                    f"reading the delta {self.path}: {file} has not the SHA-256 that {DESCRIPTION_FILE} records, so "
+                    "that values in it are damaged or altered; make or fetch the delta again"
+                )
+            self._known.add(file)
 
     def seen_shape(self, parameter: str) -> tuple[int, ...]:
         """Shape of the delta: (out, in) for a matrix."""
@@ -117,13 +157,18 @@ class DeltaFolder:
         return result
 
     def _places(self, name: str, count: int) -> Tensor:
-        """Stored places, verified to lie within `count`, ascending."""
-        places = self._get(name).to(torch.int64)
-        if len(places) and (int(places[0]) < 0 or int(places[-1]) >= count or bool((places.diff() <= 0).any())):
+        """Stored places, verified once to lie within `count`, ascending; they stay in the file's memory map."""
+        places = self._get(name)
+        if name not in self._known:
+            self._require_ascending(name, places, count)
+            self._known.add(name)
+        return places
+
+    def _require_ascending(self, name: str, places: Tensor, count: int) -> None:
+        if len(places) and (int(places[0]) < 0 or int(places[-1]) >= count or bool((places[1:] <= places[:-1]).any())):
             raise InputError(
                 f"reading the delta {self.path}: {name!r} should hold ascending places below {count}; make it again"
             )
-        return places
 
     def _wide(self, name: str, rows: Rows = None) -> Tensor:
         values = self._get(name)
@@ -172,11 +217,23 @@ class DeltaFolder:
             and (left[0], right[1]) == shape
             and left[1] == right[0],
         }
+        for part in found:
+            self._require_type(f"{parameter}.{part}", part)
         patches = all(self._patch_fits(parameter, entry, way, count) for way, count in _patches(entry))
         if not fits[str(entry.kind)] or not patches:
             raise InputError(
                 f"reading the delta {self.path}: what {entry.file} holds for {parameter!r} is not the {entry.kind} "
                 f"delta of shape {shape} that its description says; make the delta again"
+            )
+
+    def _require_type(self, name: str, part: str) -> None:
+        """Values and factors are floating numbers, places integers; the type of a patch's bits follows the tensor's."""
+        known = _TYPES.get(part.rpartition(".")[2])
+        header = self._headers.get(name)
+        if header is not None and known is not None and header.dtype not in known:
+            raise InputError(
+                f"reading the delta {self.path}: {name!r} is {header.dtype}, expected {' or '.join(known)}; make the "
+                "delta again"
             )
 
     def _patch_fits(self, parameter: str, entry: Entry, way: Way, count: int) -> bool:

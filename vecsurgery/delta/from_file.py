@@ -25,7 +25,8 @@ class FromFile:
 
     `base`: the model that it was made from, which `into` is by default. Rows of embedding and head that `into` has and
     the base lacks get no delta, nor do those that `row_masks` leaves out (they mean another token there).
-    Errors: InputError where the base is another one, or a changed tensor does not fit `into`; on reading, for NaN.
+    Errors: InputError where the base is another one, the description is not of its tensors, or a changed tensor does
+    not fit `into`; on reading, for NaN, and for a file that has not the SHA-256 that the description records.
     """
 
     name: str
@@ -36,6 +37,7 @@ class FromFile:
 
     def __post_init__(self) -> None:
         require_base(f"delta {self.name!r}", self.folder, self.base, "name that model under `base`")
+        require_entries(f"delta {self.name!r}", self.folder, self.base)
         wrong = [text for parameter in self.folder.entries if (text := self._misfit(parameter))]
         if wrong:
             more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
@@ -58,7 +60,11 @@ class FromFile:
         return digest.hexdigest()
 
     def read(self, parameter: str, rows: Rows = None, *, precise: bool = False) -> Delta | None:  # noqa: ARG002 - stored as it is
-        return self.untied(self._target(parameter), rows)
+        target = self._target(parameter)
+        entry = self.folder.entries.get(target)
+        if entry is not None and entry.file is not None:
+            self.folder.verify(entry.file)
+        return self.untied(target, rows)
 
     def untied(self, parameter: str, rows: Rows = None) -> Delta | None:
         if parameter not in self.folder.entries:
@@ -145,3 +151,31 @@ def require_base(doing: str, folder: DeltaFolder, base: Weights, advice: str) ->
             f"{doing}: {folder.path} was made from {made.reference}{revision} (fingerprint {made.fingerprint[:12]}), "
             f"not from {reading.label(base)} (fingerprint {base.fingerprint[:12]}); {advice}"
         )
+
+
+def require_entries(doing: str, folder: DeltaFolder, model: Weights) -> None:
+    """Refuse a delta whose description is not of the tensors of `model`: names, types, shapes, orientation.
+
+    Errors: InputError naming the first tensor that differs.
+    """
+    ours = {info.parameter: info for info in model.layout.tensors.values()}
+    entries = folder.description.tensors
+    for parameter in dict.fromkeys([*ours, *entries]):
+        info, entry = ours.get(parameter), entries.get(parameter)
+        have = (info.name, info.dtype, info.shape, reading.is_transposed(info)) if info else None
+        # A tensor that does not change is described without its orientation.
+        told = (entry.name, entry.dtype, entry.shape, entry.transposed) if entry else None
+        if info and told and entry and entry.kind is None:
+            told = (*told[:3], reading.is_transposed(info))
+        if have != told:
+            raise InputError(
+                f"{doing}: tensor {parameter!r} is {_facts(have)} in {reading.label(model)} and {_facts(told)} in "
+                f"{folder.path}; expected the checkpoint that the delta belongs to"
+            )
+
+
+def _facts(found: tuple[str, str, tuple[int, ...], bool] | None) -> str:
+    if found is None:
+        return "missing"
+    name, dtype, shape, transposed = found
+    return f"{name!r}, {dtype} {shape}{' stored (in, out)' if transposed else ''}"

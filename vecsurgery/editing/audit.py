@@ -74,6 +74,8 @@ class Audited(Reader):
         super().__init__(weights)
         self._label = label
         self._digests: dict[str, Any] = {}
+        self.whole: set[str] = set()
+        """Tensors that were read from end to end, of those whose hashes were taken last."""
         self._reached: dict[str, int] = {}
         self._last: tuple[str, int, int, Tensor] | None = None
         self._pool = ThreadPoolExecutor(1, "input-hasher")
@@ -105,6 +107,7 @@ class Audited(Reader):
         while self._waiting:
             self._waiting.pop(0).result()
         hashes = {f"{self._label}: {name}": digest.hexdigest() for name, digest in self._digests.items()}
+        self.whole = {name for name in self._digests if self._reached[name] == _length(self.layout, name)}
         self._digests.clear()
         self._reached.clear()
         self._last = None
@@ -113,6 +116,11 @@ class Audited(Reader):
     def close(self) -> None:
         """End the hashing thread."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _length(layout: Layout, tensor: str) -> int:
+    shape = layout.tensors[tensor].shape
+    return shape[0] if shape else 1
 
 
 def _update(digest: Any, values: Tensor) -> None:

@@ -11,6 +11,7 @@ from vecsurgery.calibration import Samples, has_tokenizer, sanity
 from vecsurgery.checkpoint import left_over, require_space
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import DeltaSource, Difference, check_tying
+from vecsurgery.delta.reading import Finder
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import require_heard, require_loadable
 from vecsurgery.planning.disjoint import require_disjoint
@@ -96,11 +97,22 @@ def require_disk(plan: Plan, out: Path) -> None:
     require_space(out, max(0, plan.disk - left_over(out)), what)
 
 
-def check_weights(inputs: Inputs, progress: Progress = silent) -> None:
-    """Read every tensor of every checkpoint and name those with NaN or infinity.
+def verify_deltas(inputs: Inputs, progress: Progress = silent) -> None:
+    """Compare the files of every delta folder with their recorded SHA-256. Errors: InputError naming the file."""
+    for name, pair in inputs.pairs.items():
+        files = pair.file.description.files if pair.file is not None else {}
+        for number, file in enumerate(files, 1):
+            assert pair.file is not None  # it has files
+            pair.file.verify(file)
+            progress(f"verifying the delta {name}", number, len(files), "files")
 
-    Errors: InputError listing all of them.
+
+def check_weights(inputs: Inputs, progress: Progress = silent) -> None:
+    """Read every tensor of every checkpoint and name those with NaN or infinity; compare delta folders' SHA-256.
+
+    Errors: InputError listing all of them; for a file of a delta that is not the one that was written.
     """
+    verify_deltas(inputs, progress)
     bad: list[str] = []
     total = sum(len(model.layout.tensors) for model in inputs.stored.values())
     done = 0
@@ -144,7 +156,28 @@ def _pair(inputs: Inputs, name: str, pair: Pair, facts: dict[str, Any]) -> list[
         facts["distances"][name] = value
         warning = distance_warning(name, value)
         warnings += [warning] if warning else []
+    if pair.tuned is not None and inputs.recipe.output.format == "delta":
+        warnings += _wider(name, inputs.into, pair.tuned)
     return warnings + check_fit(inputs.deltas[name], inputs.recipe.steps)
+
+
+def _wider(name: str, into: Weights, tuned: Weights) -> list[str]:
+    """A warning about tensors of `tuned` whose numbers do not fit the type of `into`: they come back rounded."""
+    finder = Finder(tuned.layout)
+    pairs = [(info, other) for info in into.layout.tensors.values() if (other := finder.find(info.parameter))]
+    found = [
+        pair
+        for pair in pairs
+        if torch.promote_types(*(getattr(torch, each.dtype) for each in pair)) != getattr(torch, pair[0].dtype)
+    ]
+    if not found:
+        return []
+    info, other = found[0]
+    return [
+        f"deltas.{name}: {len(found)} tensors of tuned have types that those of `into` do not hold ({info.name}: "
+        f"{other.dtype}, not {info.dtype}): applying the delta gives them rounded to the types of `into`, not "
+        "their own bytes"
+    ]
 
 
 def check_fit(source: DeltaSource, steps: Sequence[Step]) -> list[str]:
@@ -182,8 +215,8 @@ def _unmatched(source: DeltaSource, dropped: bool) -> list[str]:
         more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
         raise UnsupportedError(
             f"deltas.{source.name}: tensor {tensor!r}{more}: {why}; "
-            "expected members of one family with the same tensors (`others: drop` leaves out tensors that are no "
-            "block matrix)"
+            "expected members of one family with the same tensors (in a recipe, a projecting step with `others: drop` "
+            "leaves out tensors that are no block matrix)"
         )
     return [
         f"deltas.{source.name}: {tensor}: {why}; it is dropped with the other tensors" for tensor, why in lost.items()

@@ -35,7 +35,7 @@ from vecsurgery.checkpoint.shards import INDEX_FILE
 from vecsurgery.delta import Applied, DeltaFolder
 from vecsurgery.delta.description import DESCRIPTION_FILE
 from vecsurgery.delta.folder import Way
-from vecsurgery.delta.from_file import require_base
+from vecsurgery.delta.from_file import require_base, require_entries
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.planning.inputs import label, open_inputs
 from vecsurgery.progress import Progress, silent
@@ -205,18 +205,7 @@ def _require_fit(folder: DeltaFolder, source: Stored, way: Way) -> None:
     if way == "apply":
         advice = "a recipe with `deltas: {NAME: {file: …, base: …}}` adds it to other models"
         require_base(doing, folder, source, advice)
-    ours = {info.name: (info.dtype, info.shape) for info in source.layout.tensors.values()}
-    theirs = {entry.name: (entry.dtype, entry.shape) for entry in folder.description.tensors.values()}
-    for name in dict.fromkeys([*theirs, *ours]):
-        if ours.get(name) != theirs.get(name):
-            raise InputError(
-                f"{doing}: tensor {name!r} is {_facts(ours.get(name))} in {source.folder} and "
-                f"{_facts(theirs.get(name))} in {folder.path}; expected the checkpoint that the delta belongs to"
-            )
-
-
-def _facts(found: tuple[str, tuple[int, ...]] | None) -> str:
-    return "missing" if found is None else f"{found[0]} {found[1]}"
+    require_entries(doing, folder, source)
 
 
 def _write(partial: Partial, shard: ShardPlan, weights: Applied) -> Any:

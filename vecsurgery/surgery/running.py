@@ -28,7 +28,7 @@ from vecsurgery.errors import GateError
 from vecsurgery.fits import Coefficients
 from vecsurgery.forward import Compute
 from vecsurgery.geometry import Geometry
-from vecsurgery.planning.checking import check_inputs, require_disk
+from vecsurgery.planning.checking import check_inputs, require_disk, verify_deltas
 from vecsurgery.planning.inputs import Inputs, label
 from vecsurgery.planning.plans import Plan, make_plan
 from vecsurgery.progress import Progress, silent
@@ -68,6 +68,7 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
     clock = _Clock()
     with clock.phase("check"):
         found = check_inputs(inputs)
+        verify_deltas(inputs, progress)
     with clock.phase("plan"):
         plan = make_plan(inputs, compute=compute, progress=progress)
         require_disk(plan, out)
@@ -222,7 +223,13 @@ def _record(
             OthersRecord(delta=delta, step=step, treatment=treatment, tensors=names)
             for (delta, step, treatment), names in plan.others().items()
         ],
-        inputs={key: value for shard in plan.shards for key, value in entries[shard.file].facts["inputs"].items()},
+        inputs={key: value for shard in plan.shards for key, value in entries[shard.file].facts["inputs"].items()}
+        | {
+            f"deltas.{name}: {file}": sha256
+            for name, pair in inputs.pairs.items()
+            if pair.file is not None
+            for file, sha256 in pair.file.hashes.items()
+        },
         files={},
         warnings=list(warnings),
     )

@@ -1,6 +1,6 @@
 """The write pass: a walk over the edited weights, shard by shard, with a journal of what is finished."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -9,10 +9,12 @@ from torch import Tensor
 
 from vecsurgery.checkpoint import Partial, ShardPlan, write_shard
 from vecsurgery.checkpoint.types import TensorInfo, Weights
-from vecsurgery.delta import Delta
+from vecsurgery.delta import Delta, FromFile
+from vecsurgery.delta.reading import label
 from vecsurgery.editing.audit import Audited
 from vecsurgery.editing.edited import Edited, TensorChange
 from vecsurgery.editing.figures import figures
+from vecsurgery.errors import InputError
 from vecsurgery.planning.costs import ROW_CHUNK
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.plans import Plan
@@ -44,11 +46,26 @@ class AuditedInputs(Rewired[Audited]):
         return cls(read.into, read.deltas, read.models)
 
     def take_hashes(self) -> dict[str, str]:
-        """SHA-256 of every tensor that was read since the last call."""
+        """SHA-256 of every tensor that was read since the last call.
+
+        Errors: InputError for a tensor of `into` that a delta folder, made from it, records with another hash.
+        """
         hashes: dict[str, str] = {}
         for reader in self.models:
             hashes |= reader.take_hashes()
+        for source in self.deltas.values():
+            if isinstance(source, FromFile) and source.base is self.into:
+                self._require_base(source, hashes)
         return hashes
+
+    def _require_base(self, source: FromFile, hashes: Mapping[str, str]) -> None:
+        for name in self.into.whole:
+            entry = source.folder.description.tensors[self.into.layout.tensors[name].parameter]
+            if hashes[f"into: {name}"] != entry.before:
+                raise InputError(
+                    f"reading {name!r} of {label(self.into)}: its bytes are not those that {source.folder.path} "
+                    "records of the model that it was made from; one of the two is damaged, fetch it again"
+                )
 
     def close(self) -> None:
         for reader in self.models:
