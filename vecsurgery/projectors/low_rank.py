@@ -53,7 +53,7 @@ def low_rank(
 
     deltas: one delta (out, in). The result is factored, U_r S_r^½ by S_r^½ V_rᵀ; of a factored delta it is computed
     from the factors, never from their product. A delta that has no more than r singular values comes back as it is.
-    A small rank of a large matrix is found by `linalg.leading_svd`, which may miss 1 % of the energy of these r terms.
+    A small rank of a large matrix is found without decomposing it whole, to the accuracy of `linalg.leading_svd`.
     Facts: those of every projector without a geometry, and `rank`, r.
     Source: Eckart and Young, "The approximation of one matrix by another of lower rank" (1936).
     """

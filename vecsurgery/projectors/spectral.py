@@ -207,7 +207,9 @@ def _dense_cost(smaller: int, larger: int, wanted: int) -> Cost:
     """The leading triplets of a dense delta."""
     space = linalg.search_space(smaller, larger, wanted)
     if space:
-        return Cost(12 * smaller * larger * space, 12 * (smaller + larger) * space)
+        sides = smaller + larger
+        searching = 4 * smaller * larger * space + 2 * sides * space**2 + 2 * _EIGH * space**3
+        return Cost(searching + 2 * sides * space * wanted, 8 * sides * (space + 2 * wanted) + 32 * space**2)
     return Cost(4 * smaller**2 * larger + _EIGH * smaller**3, 16 * smaller * larger + 24 * smaller**2)
 
 
