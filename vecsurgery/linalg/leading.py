@@ -25,11 +25,11 @@ class Singular:
     """The leading part of D ≈ U diag(σ) Vᵀ. Fewer triplets than were wanted where the rank is smaller."""
 
     left: Float[Tensor, "rows k"]
-    """U, orthonormal columns, of the type of D."""
+    """U, orthonormal columns, float64 whatever the type of D: a polar factor of several magnifies their rounding."""
     values: Float[Tensor, " k"]
     """σ, descending, > 0, float64."""
     right: Float[Tensor, "columns k"]
-    """V, orthonormal columns, of the type of D."""
+    """V, likewise."""
 
     @property
     def rank(self) -> int:
@@ -75,7 +75,7 @@ def leading_svd(matrix: Float[Tensor, "rows columns"], wanted: int) -> Singular:
         triplets = lanczos_triplets(matrix, wanted, smaller // 2, _RESOLVED[matrix.dtype])
         if triplets is not None:
             left, values, right = triplets
-            return Singular(left.T.to(matrix.dtype), values, right.T.to(matrix.dtype))
+            return Singular(left.T, values, right.T)
     if matrix.dtype == torch.float64:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         return _resolved(left, values, right.T, wanted, matrix.dtype)
@@ -94,9 +94,9 @@ def factored_svd(left: Float[Tensor, "rows k"], right: Float[Tensor, "k columns"
 
 def _resolved(left: Tensor, values: Tensor, right: Tensor, wanted: int, dtype: torch.dtype) -> Singular:
     """The first `wanted` triplets that stand above the rounding of the type."""
-    values = values[:wanted].double()
+    values = values[:wanted]
     rank = int((values > _RESOLVED[dtype] * values[:1]).sum())
-    return Singular(left[:, :rank].to(dtype), values[:rank], right[:, :rank].to(dtype))
+    return Singular(left[:, :rank], values[:rank], right[:, :rank])
 
 
 def _by_gram(matrix: Float[Tensor, "rows columns"], wanted: int) -> Singular:
@@ -112,4 +112,4 @@ def _by_gram(matrix: Float[Tensor, "rows columns"], wanted: int) -> Singular:
     vectors = vectors.flip(1)[:, : len(values)]
     directions = (vectors / values).T @ wide
     orthonormalise_from(directions, int((values.square() >= _BENIGN * values[:1].square()).sum()))
-    return Singular(vectors.to(matrix.dtype), values, directions.T.to(matrix.dtype))
+    return Singular(vectors, values, directions.T)

@@ -64,7 +64,8 @@ def low_rank(
         return delta.Edit({name: raw}, {**norm_facts(raw, raw, squared), "rank": float(most)})
     found = leading(raw, most if options.rank is None else options.rank)
     rank = found.rank if options.rank is not None else _holding(found.values, squared, options.energy or 1.0)
-    roots, dtype = found.values[:rank].sqrt(), found.left.dtype
+    roots = found.values[:rank].sqrt()
+    dtype = raw.left.dtype if isinstance(raw, delta.Factored) else raw.values.dtype
     left, right = found.left[:, :rank] * roots, roots[:, None] * found.right[:, :rank].T
     edited = delta.Factored(left.to(dtype), right.to(dtype))
     return delta.Edit({name: edited}, {**norm_facts(raw, edited, squared), "rank": float(rank)})
