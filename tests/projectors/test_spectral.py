@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.blackbox import spectral_reference as reference
-from vecsurgery.delta import Delta, Dense, Edit, Factored, inner
+from vecsurgery.delta import Delta, Dense, Edit, Factored, cosine, inner
 from vecsurgery.errors import InputError
 from vecsurgery.projectors.spectral import PROJECTOR
 
@@ -288,6 +288,19 @@ def test_the_inner_product_of_factored_deltas_needs_no_product() -> None:
     for one in (first, Dense(first.dense())):
         for other in (second, Dense(second.dense())):
             assert inner(one, other) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e22])
+def test_the_cosine_of_deltas_does_not_depend_on_their_unit(scale: float) -> None:
+    first, second = _random(0, 12, 16), _random(1, 12, 16)
+    expected = float((first * second).sum() / (first.norm() * second.norm()))
+    one, other = (Dense((scale * each).float()) for each in (first, second))
+    assert cosine(one, other) == pytest.approx(expected, rel=1e-5)
+    assert cosine(one, Dense(one.values.clone())) == 1.0
+    assert cosine(one, Dense(torch.zeros(12, 16))) == 0.0
+    factored = Factored(one.values, torch.eye(16))
+    assert cosine(factored, other) == pytest.approx(expected, rel=1e-5)
+    assert _project({"a": one, "b": other}, conflict_below=0.9).facts["least_cosine"] == pytest.approx(expected, 1e-5)
 
 
 def test_slots_are_factored_where_that_takes_less_memory() -> None:

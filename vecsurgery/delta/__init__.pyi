@@ -9,5 +9,6 @@ from .types import Delta as Delta
 from .types import Dense as Dense
 from .types import Edit as Edit
 from .types import Factored as Factored
+from .types import cosine as cosine
 from .types import inner as inner
 from .with_adapter import WithAdapter as WithAdapter

@@ -3,6 +3,7 @@
 Matrices are seen as (out, in) whatever the orientation on disk. Values are float32 or float64.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from vecsurgery import linalg
 
-_ROWS = 512
-"""Rows that are multiplied at a time, so that no third matrix is held."""
+_ROWS = 64
+"""Rows that are multiplied at a time in float64, so that no third matrix is held."""
 _SQUARES = (1e-24, 1e30)
 """Sums of squares between these have no term that matters outside of float32's range."""
 
@@ -116,16 +117,29 @@ Delta = Dense | Factored
 
 
 def inner(first: Delta, second: Delta) -> float:
-    """⟨D, E⟩ = tr(DᵀE) of two deltas of one matrix, summed in float64; factored ones are never formed."""
+    """⟨D, E⟩ = tr(DᵀE) of two deltas of one matrix, in float64 throughout; factored ones are never formed."""
     if isinstance(first, Factored) and isinstance(second, Factored):
         outputs = first.left.double().T @ second.left.double()
         return float((outputs * (first.right.double() @ second.right.double().T)).sum())
-    if isinstance(first, Factored) or isinstance(second, Factored):
-        factored, other = (first, second) if isinstance(first, Factored) else (second, first)
-        assert isinstance(factored, Factored)
-        return float((other.times(factored.right.T) * factored.left).sum(dtype=torch.float64))
-    pieces = (slice(start, start + _ROWS) for start in range(0, first.shape[0], _ROWS))
-    return sum(float((first.values[rows] * second.values[rows]).sum(dtype=torch.float64)) for rows in pieces)
+    if isinstance(second, Factored):
+        first, second = second, first
+    assert isinstance(second, Dense)
+    values = second.values
+    if isinstance(first, Factored):
+        left, right = first.left.double(), first.right.double().T
+        return sum(float(((values[rows].double() @ right) * left[rows]).sum()) for rows in _panels(values))
+    other = first.values
+    return sum(float((values[rows].double() * other[rows].double()).sum()) for rows in _panels(values))
+
+
+def cosine(first: Delta, second: Delta) -> float:
+    """⟨D, E⟩/(‖D‖ ‖E‖) of two deltas of one matrix, 1 exactly for equal ones; 0 where one of them is zero."""
+    mine, theirs = inner(first, first), inner(second, second)
+    return inner(first, second) / mine * math.sqrt(mine / theirs) if mine > 0.0 and theirs > 0.0 else 0.0
+
+
+def _panels(values: Tensor) -> list[slice]:
+    return [slice(start, start + _ROWS) for start in range(0, values.shape[0], _ROWS)]
 
 
 @dataclass(frozen=True)

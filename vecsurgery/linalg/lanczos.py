@@ -41,12 +41,11 @@ class _Spaces:
     @classmethod
     def start(cls, matrix: Float[Tensor, "rows columns"], limit: int, block: int) -> "_Spaces":
         rows, columns = matrix.shape
-        wide = {"dtype": torch.float64, "device": matrix.device}
         generator = torch.Generator().manual_seed(0)
         first = torch.randn(block, columns, generator=generator, dtype=torch.float64).to(matrix.device)
-        right = torch.empty(limit + block, columns, **wide)
+        right = first.new_empty(limit + block, columns)
         right[:block] = _orthonormal(first)
-        return cls(matrix, right, torch.empty(limit, rows, **wide), torch.zeros(limit, limit + block, **wide))
+        return cls(matrix, right, first.new_empty(limit, rows), first.new_zeros(limit, limit + block))
 
     def grow(self, block: int) -> Float[Tensor, "block block"]:
         """One block more on both sides; returns what D couples it to the next block of V with."""

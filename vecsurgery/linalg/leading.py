@@ -69,10 +69,10 @@ def leading_svd(matrix: Float[Tensor, "rows columns"], wanted: int) -> Singular:
         scale = 2.0 ** max(-1000, min(1000, math.frexp(peak)[1]))
         found = leading_svd((matrix.double() / scale).to(matrix), wanted)
         return Singular(found.left, found.values * scale, found.right)
-    smaller = min(matrix.shape)
-    wanted = min(wanted, smaller)
-    if search_space(*matrix.shape, wanted):
-        triplets = lanczos_triplets(matrix, wanted, smaller // 2, _RESOLVED[matrix.dtype])
+    rows, columns = matrix.shape
+    wanted = min(wanted, rows, columns)
+    if search_space(rows, columns, wanted):
+        triplets = lanczos_triplets(matrix, wanted, min(rows, columns) // 2, _RESOLVED[matrix.dtype])
         if triplets is not None:
             left, values, right = triplets
             return Singular(left.T, values, right.T)

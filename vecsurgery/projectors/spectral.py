@@ -167,11 +167,7 @@ def _facts(each: "Delta", found: "Singular", squared_norm: float) -> dict[str, f
 
 def _least_cosine(deltas: "Mapping[str, Delta]") -> float | None:
     """The least cosine of two of the deltas; None for a lone one. A delta of zeros is orthogonal to all others."""
-    norms = {name: each.squared_norm() ** 0.5 for name, each in deltas.items()}
-    cosines = [
-        delta.inner(deltas[first], deltas[second]) / (norms[first] * norms[second] or 1.0)
-        for first, second in combinations(deltas, 2)
-    ]
+    cosines = [delta.cosine(deltas[first], deltas[second]) for first, second in combinations(deltas, 2)]
     return min(cosines, default=None)
 
 
