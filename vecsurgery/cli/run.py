@@ -37,4 +37,5 @@ def command(
         click.echo(report.dumps(record), nl=False)
     else:
         click.echo(report.verdict(record))
-        click.echo(f"{out}: the model, with its report in {out / 'report.html'}")
+        written = f"the {record['written']['format']}" if "written" in record else "the model"
+        click.echo(f"{out}: {written}, with its report in {out / 'report.html'}")

@@ -109,7 +109,12 @@ def _check_count(node: Node, path: str, method: Merging, deltas: tuple[str, ...]
     wanted = f"{'at least ' if most is None else ''}{'one delta' if least == 1 else f'{least} deltas'}"
     if most is not None and most != least:
         wanted = f"{least} to {most} deltas"
-    what = f"{method.name} takes {wanted}, {came}: {', '.join(deltas)}; name those that it shall merge"
+    hint = "name those that it shall merge"
+    if method.most == 1:  # of two models, as mergekit counts
+        hint = "it goes from `into` to one other model: make one of the two `into`, and name the other"
+    elif len(deltas) < least:
+        hint = "declare another, or choose another method"
+    what = f"{method.name} takes {wanted}, {came}: {', '.join(deltas)}; {hint}"
     problems.add(place, join(path, key or "deltas"), what)
 
 

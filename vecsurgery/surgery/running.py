@@ -104,10 +104,12 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
 def _failure(judgement: Judgement, folder: Path) -> str:
     reasons = "".join(f"\n  {gate['reason']}" for gate in judgement.failed)
     count = len(judgement.failed)
+    by_itself = any(gate["measure"] == "smoke" for gate in judgement.failed)
+    told = " (the gate smoke stands in every recipe that names no gates; `gates: []` turns it off)" if by_itself else ""
     return (
         f"the result does not pass {count} of {len(judgement.gates)} gates, so it was kept as {folder} "
         f"with its report (`vecsurgery report {folder.name}`):{reasons}\n"
-        "change the recipe, or its gates, and run it again"
+        f"change the recipe, or its gates, and run it again{told}"
     )
 
 
