@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from vecsurgery.checkpoint import InMemory, Stored, missing_parameters, trace_layout
+from vecsurgery.checkpoint import InMemory, Stored, missing_parameters, trace_layout, tracing
 from vecsurgery.errors import InputError, UnsupportedError
 
 
@@ -180,3 +180,19 @@ def test_unknown_tensors_are_kept_under_their_own_names() -> None:
 def test_other_kinds_of_models_are_refused_by_name(config: Any) -> None:
     with pytest.raises(UnsupportedError, match=config.model_type):
         trace_layout(config, {})
+
+
+def test_two_folders_of_one_configuration_are_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [_saved(tmp_path / name, "llama") for name in ("one", "other")]
+    traced: list[str] = []
+    original = tracing._trace
+
+    def watched(config: Any) -> tracing.Trace:
+        traced.append(config.name_or_path)
+        return original(config)
+
+    monkeypatch.setattr(tracing, "_trace", watched)
+    monkeypatch.setattr(tracing, "_known", {})
+    first, second = (folder.layout for folder in folders)
+    assert first == second
+    assert traced == [str(tmp_path / "one")]

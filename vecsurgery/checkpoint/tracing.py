@@ -78,18 +78,21 @@ class Trace:
     """transformers' own renamings and conversions of stored names for this model."""
 
 
+_OF_THE_FOLDER = {"_name_or_path", "transformers_version"}
+"""Keys of a configuration that say where it lies and who wrote it, not what the model is."""
 _known: dict[str, Trace] = {}
 _lock = threading.Lock()
 
 
 def trace(config: Any) -> Trace:
-    """The trace of a configuration; one per process for equal configurations.
+    """The trace of a configuration; one per process for equal configurations, wherever they lie.
 
     Raises:
         UnsupportedError: no causal text decoder, no list of blocks, or a block that cannot be run on its own.
     """
     require_text_decoder(config)
-    key = f"{type(config).__name__} {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
+    content = {key: value for key, value in config.to_dict().items() if key not in _OF_THE_FOLDER}
+    key = f"{type(config).__name__} {json.dumps(content, sort_keys=True, default=str)}"
     with _lock:
         if key not in _known:
             try:
