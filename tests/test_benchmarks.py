@@ -131,11 +131,13 @@ def test_rain_compares_each_stage_with_a_bare_forward_and_its_file_with_the_chec
 
 
 def test_spectral_compares_with_its_products_and_factors_with_dense_matrices() -> None:
-    (dense,), (low,) = spectral.main(_options(size=48, deltas=3, rank=8, low_rank=2, repeats=1)).values()
+    (dense, flat), (low,) = spectral.main(_options(size=48, deltas=3, rank=8, low_rank=2, repeats=1)).values()
     assert dense["products"] >= 3 + 3 * 2
     assert dense["gflop"] > 3 * 2 * 48**2 * 8 / 1e9
     assert dense["ratio"] == pytest.approx(dense["project and add (s)"] / dense["products alone (s)"])
-    assert dense["those with a delta (s)"] > 0.0
+    assert (dense["spectrum"], flat["spectrum"], flat["matrix"], flat["rank"]) == ("slow", "flat", "12 × 12", 2)
+    for row in (dense, flat):
+        assert row["to the bound"] == pytest.approx(row["project and add (s)"] / row["bound (s)"])
     assert low["times faster"] == pytest.approx(low["dense (s)"] / low["factored (s)"])
 
 
