@@ -32,19 +32,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(root: Path, tmp_path: Path) -> Run:
-    """Run a recipe on the models of `root` into a folder of `tmp_path`."""
-
-    def carried_out(name: str, **keys: Any) -> Any:
-        recipe = {"into": str(root / "into"), "deltas": {"x": {"tuned": str(root / "tuned")}}, "gates": [], **keys}
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(json.dumps(recipe))
-        return vecsurgery.run(path, tmp_path / name)
-
-    return carried_out
-
-
 def _most(folder: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> int:
     """The most bytes that weight files, and files without a name, took while `act` wrote, less their headers."""
     taken, unnamed, headers = [0], list[Any](), dict[Path, int]()
