@@ -96,7 +96,7 @@ def test_an_option_of_a_merge_may_be_called_as_a_verb_is(read: Read) -> None:
         ("- {merge: pick, as: all, t: 1}", "5: steps[0].deltas: pick takes one delta, there are 3: math, code, chat"),
         (
             "- {merge: pick, as: all, t: 1, deltas: [math, code]}",
-            "pick takes one delta, 2 are named: math, code; it goes from `into` to one other model: make one of the two",
+            "2 are named: math, code; it goes from `into` to one other model: make one of the two",
         ),
         ("- {merge: pick, as: all, t: 1, delta: math, weights: {math: 2}}", "steps[0].weights: pick takes no weights"),
         ("- {merge: blend, as: all, layers: 0-3}", "5: steps[0].layers: a merge takes every tensor of its deltas"),
