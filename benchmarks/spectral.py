@@ -66,7 +66,7 @@ def _best(function: Callable[[], Any], repeats: int) -> float:
 
 def _projecting(deltas: "dict[str, Delta]", rank: int) -> Callable[[], Any]:
     """The call that is measured: project the deltas of one matrix, and form their sum."""
-    from vecsurgery.editing.edited import summed
+    from vecsurgery.editing.sums import summed
     from vecsurgery.projectors.spectral import PROJECTOR
 
     options = PROJECTOR.options(rank=rank)

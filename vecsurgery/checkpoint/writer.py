@@ -22,9 +22,11 @@ from vecsurgery.errors import RunError
 Chunk = Tensor | bytes | bytearray | memoryview
 """Consecutive rows of a tensor in the output type, or their bytes."""
 
-_PIECE = 1 << 23
-"""Bytes handed to the disk at a time."""
-_WAITING = 4
+_PIECE = 1 << 21
+"""Bytes handed to the disk at a time: few enough that the allocator uses their memory again."""
+_SMALL = 1 << 16
+"""Chunks of fewer bytes are collected: handing over each one would take longer than writing it."""
+_WAITING = 16
 """Pieces under way before the caller waits: what bounds memory to little more than the tensor in hand."""
 
 
@@ -95,22 +97,42 @@ class _Sink:
         self._writer = ThreadPoolExecutor(1, "shard-writer")
         self._hasher = ThreadPoolExecutor(1, "shard-hasher")
         self._waiting: deque[Future[None]] = deque()
+        self._small = bytearray()
 
     def put(self, data: memoryview) -> None:
+        """Take the next bytes of the file, which must not change afterwards."""
+        self.size += len(data)
+        if len(data) < _SMALL:
+            self._small += data
+            if len(self._small) >= _PIECE:
+                self._flush()
+            return
+        self._flush()
+        if len(data) <= _PIECE:
+            self._submit(data)
+            return
         for start in range(0, len(data), _PIECE):
             # A copy: a view would keep its whole tensor in memory until the disk has taken the last piece.
-            piece = memoryview(bytes(data[start : start + _PIECE]))
-            self._waiting.append(self._writer.submit(self._write, piece))
-            self._waiting.append(self._hasher.submit(self._digest.update, piece))
-            self.size += len(piece)
-            while len(self._waiting) > 2 * _WAITING:
-                self._waiting.popleft().result()
+            self._submit(memoryview(bytes(data[start : start + _PIECE])))
+
+    def _flush(self) -> None:
+        """Hand on what was collected."""
+        if self._small:
+            self._submit(memoryview(self._small))
+            self._small = bytearray()
+
+    def _submit(self, piece: memoryview) -> None:
+        self._waiting.append(self._writer.submit(self._write, piece))
+        self._waiting.append(self._hasher.submit(self._digest.update, piece))
+        while len(self._waiting) > 2 * _WAITING:
+            self._waiting.popleft().result()
 
     @contextmanager
     def closed_at_the_end(self) -> Iterator[None]:
         """Both threads are gone afterwards, whatever happens; their errors are raised here."""
         try:
             yield
+            self._flush()
             while self._waiting:
                 self._waiting.popleft().result()
         finally:

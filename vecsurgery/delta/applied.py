@@ -12,7 +12,7 @@ from vecsurgery.checkpoint.types import Layout, TensorInfo
 from vecsurgery.delta.bits import added, patched, removed
 from vecsurgery.delta.description import Entry
 from vecsurgery.delta.folder import DeltaFolder, Way
-from vecsurgery.delta.reading import Rows, Weights, row_indices
+from vecsurgery.delta.reading import Rows, Weights, is_transposed, row_indices
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,27 @@ class Applied:
     def read(self, tensor: str, rows: Rows = None) -> Tensor:
         """The tensor in its stored type and orientation.
 
-        Of a block matrix all rows are computed, whichever are asked for; of other tensors these rows alone.
+        With `rows`, only these are computed where that can be (`by_rows`).
         """
         info = self.layout.tensors[tensor]
         entry = self.folder.entries.get(info.parameter)
         if entry is None:
             return self.weights.read(tensor, rows)
-        if info.matrix is not None or (isinstance(rows, slice) and rows.step not in (None, 1)):
+        if not self.by_rows(tensor) or (isinstance(rows, slice) and rows.step not in (None, 1)):
             values = self.changed(info, entry, self.weights.read(tensor), None)
             return values if rows is None else values[rows]
         if isinstance(rows, Tensor):
             rows = row_indices(rows, info.shape[0])
         return self.changed(info, entry, self.weights.read(tensor, rows), rows)
 
+    def by_rows(self, tensor: str) -> bool:
+        """Whether rows of the tensor as stored are rows of the delta, which is seen as (out, in)."""
+        return not is_transposed(self.layout.tensors[tensor])
+
     def changed(self, info: TensorInfo, entry: Entry, values: Tensor, rows: Rows) -> Tensor:
-        """`values`, the stored rows `rows` of a tensor (all of a matrix), with the delta. `rows`: a run, or indices."""
+        """`values`, the stored rows `rows` of a tensor (all of a transposed one), with the delta. `rows`: a run, or
+        indices.
+        """
         delta = self.folder.dense(info.parameter, rows)
         if delta is not None and entry.transposed:
             delta = delta.T

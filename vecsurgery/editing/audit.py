@@ -4,6 +4,7 @@ delta is usually `into` itself), and hashes what it hands out where the pass wri
 
 import hashlib
 import threading
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from vecsurgery.checkpoint.types import Layout, Weights
 
 _WAITING = 8
 """Tensors whose hash may be outstanding before the reader waits."""
+_SMALL = 1 << 16
+"""Tensors of fewer bytes are hashed at once: handing one to the thread takes as long."""
 
 
 class Reader:
@@ -79,7 +82,7 @@ class Audited(Reader):
         self._reached: dict[str, int] = {}
         self._last: tuple[str, int, int, Tensor] | None = None
         self._pool = ThreadPoolExecutor(1, "input-hasher")
-        self._waiting: list[Future[None]] = []
+        self._waiting: deque[Future[None]] = deque()
 
     def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
         """The tensor, or consecutive rows of it; what was read last is handed out again, whole or in part."""
@@ -97,15 +100,18 @@ class Audited(Reader):
             return values  # read again, as a tied tensor is that the files hold twice: hashed already
         self._reached[tensor] = stop
         digest = self._digests.setdefault(tensor, hashlib.sha256())
+        if start == 0 and values.nbytes < _SMALL:  # no earlier rows of it wait for the thread
+            _update(digest, values)
+            return values
         self._waiting.append(self._pool.submit(_update, digest, values))
         if len(self._waiting) > _WAITING:
-            self._waiting.pop(0).result()
+            self._waiting.popleft().result()
         return values
 
     def take_hashes(self) -> dict[str, str]:
         """`label: tensor` → SHA-256 of what was read since the last call."""
         while self._waiting:
-            self._waiting.pop(0).result()
+            self._waiting.popleft().result()
         hashes = {f"{self._label}: {name}": digest.hexdigest() for name, digest in self._digests.items()}
         self.whole = {name for name in self._digests if self._reached[name] == _length(self.layout, name)}
         self._digests.clear()

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout
 from vecsurgery.delta import Delta
-from vecsurgery.editing.edited import Edited, Terms, summed
+from vecsurgery.editing.edited import Edited, Terms
 from vecsurgery.editing.multipliers import multiplied, rows_of, scaled_rows
+from vecsurgery.editing.sums import summed
 from vecsurgery.editing.touches import Rows
 from vecsurgery.fits import Multiplier
 from vecsurgery.forward import Versions

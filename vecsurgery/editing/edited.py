@@ -5,7 +5,7 @@ Whatever reads a model reads this too; the writer is a walk over it.
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
-from vecsurgery.delta import Delta, DeltaSource, Dense, Edit, Factored
+from vecsurgery.delta import Delta, DeltaSource, Dense, Edit
 from vecsurgery.editing.merging import figures, in_float32, merged, merged_whole, reaches
 from vecsurgery.editing.multipliers import multiplied, rows_of, with_rows
 from vecsurgery.editing.numbers import number_for
 from vecsurgery.editing.rounding import stored_types, with_noise
+from vecsurgery.editing.rows import by_rows, zero_rows
 from vecsurgery.editing.seeds import with_own_seeds
+from vecsurgery.editing.sums import added, summed
 from vecsurgery.editing.touches import Touch, geometry_names, touches
 from vecsurgery.errors import InputError
 from vecsurgery.fits import Multiplier
@@ -92,7 +94,8 @@ class Edited:
     """Weights that answer `read` by doing the surgery.
 
     `subspaces(geometry, tensor)` hands out measured geometry; `weights` holds the recipe's numbers per delta;
-    `coefficients` what the fits among the steps found, by step and tensor.
+    `coefficients` what the fits among the steps found, by step and tensor; `changes`: whether a delta changes a
+    parameter, where somebody knows already.
     """
 
     into: Weights
@@ -104,8 +107,11 @@ class Edited:
     dtype: str = "stored"
     coefficients: Mapping[str, Mapping[str, Multiplier]] = field(default_factory=dict)
     merges: Mapping[str, Merge] = field(default_factory=dict)
+    changes: Callable[[str, str], bool] | None = None
     _kept: dict[tuple[str, bool], Terms] = field(default_factory=dict, init=False, repr=False, compare=False)
     """A tensor that is merged whole, of which rows were asked for last; gone with the first question for another."""
+    _changed: dict[tuple[str, str], bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Whether a delta changes a parameter anywhere, where some rows alone could not tell."""
     _lock: Any = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -138,18 +144,21 @@ class Edited:
         return touches(self.steps, self.layout)
 
     def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
-        """The edited tensor; with `rows` only those rows are computed where the edit allows it (no block matrix)."""
-        info = self.layout.tensors[tensor]
-        if rows is not None and info.matrix is not None:
+        """The edited tensor; with `rows` only those rows are computed where the edit allows it (`by_rows`)."""
+        if rows is not None and self.layout.tensors[tensor].matrix is not None and not self.by_rows(tensor):
             return self.edit(tensor).tensor[rows]
         return self.edit(tensor, rows=rows).tensor
+
+    def by_rows(self, tensor: str) -> bool:
+        """Whether rows of the edited tensor are made of the same rows of W and of the deltas, and of no others."""
+        return by_rows(self.layout.tensors[tensor], self.touches[tensor], self.deltas, self.merges, self._multiplier)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by stored name, in memory at once: for models that fit."""
         return {name: self.read(name).clone() for name in self.layout.order}
 
     def edit(self, tensor: str, *, rows: "slice | Tensor | None" = None, figures: bool = False) -> TensorEdit:
-        """Run the steps on one tensor.
+        """Run the steps on one tensor, or on rows of it where these are made of the same rows of W and of the deltas.
 
         `figures` keeps the summed delta before and after for measurements. Errors: InputError naming step and tensor.
         """
@@ -208,7 +217,7 @@ class Edited:
     def with_delta(self, base: Tensor, delta: Delta, tensor: str) -> Tensor:
         """W + D in the wider of their types and in stored orientation, rounded to the output type once."""
         matrix = self.layout.tensors[tensor].matrix
-        result = _added(base, delta, transposed=matrix is not None and matrix.transposed)
+        result = added(base, delta, transposed=matrix is not None and matrix.transposed)
         return self.stored(result, base, tensor)
 
     def _load(self, info: TensorInfo, rows: "slice | Tensor | None") -> dict[str, Delta]:
@@ -222,11 +231,13 @@ class Edited:
             if touch.effect == "merge" and not self.merges[touch.step.method].of_weights
             for name in touch.step.selection.deltas
         }
-        found = {
-            name: source.read(info.parameter, rows, precise=precise and name not in rough)
-            for name, source in self.deltas.items()
-        }
-        loaded = {name: delta for name, delta in found.items() if delta is not None}
+        loaded = {}
+        for name, source in self.deltas.items():
+            delta = source.read(info.parameter, rows, precise=precise and name not in rough)
+            if delta is None and rows is not None and self._changes_some(name, info.parameter):
+                delta = zero_rows(info, rows)  # steps count deltas that change the tensor, whichever rows are asked for
+            if delta is not None:
+                loaded[name] = delta
         noisy = info.matrix is not None and any(isinstance(delta, Dense) for delta in loaded.values())
         if not noisy or not any(self._needs_noise(touch) for touch in self.touches[info.name]):
             return loaded
@@ -235,6 +246,13 @@ class Edited:
             name: with_noise(delta, weight, stored_types(self.deltas[name], info.parameter))
             for name, delta in loaded.items()
         }
+
+    def _changes_some(self, name: str, parameter: str) -> bool:
+        """Whether a delta changes a tensor in some row."""
+        if (name, parameter) not in self._changed:
+            known = self.changes
+            self._changed[name, parameter] = known(name, parameter) if known else self.deltas[name].changed(parameter)
+        return self._changed[name, parameter]
 
     def _needs_noise(self, touch: Touch) -> bool:
         return touch.effect == "edit" and self.projectors[touch.step.method].needs_noise
@@ -350,30 +368,6 @@ class Edited:
 def _same(first: Mapping[str, Delta], second: Mapping[str, Delta]) -> bool:
     """Whether both hold the very same deltas, untouched by any step."""
     return first.keys() == second.keys() and all(first[name] is second[name] for name in first)
-
-
-def summed(terms: Iterable[Delta]) -> Delta:
-    """Their sum: factored where all are factored (factors side by side), dense otherwise."""
-    deltas = list(terms)
-    if len(deltas) == 1:
-        return deltas[0]
-    factored = [delta for delta in deltas if isinstance(delta, Factored)]
-    if len(factored) == len(deltas):
-        left = torch.cat([delta.left for delta in factored], dim=1)
-        return Factored(left, torch.cat([delta.right for delta in factored], dim=0))
-    total = deltas[0].dense().clone()
-    for delta in deltas[1:]:
-        total += delta.dense()
-    return Dense(total)
-
-
-def _added(base: Tensor, delta: Delta, *, transposed: bool) -> Tensor:
-    """W + D in the wider of their types, in stored orientation; rounding to the storage type is the caller's."""
-    values = delta.dense()
-    wide = torch.promote_types(base.dtype, values.dtype)
-    if transposed:
-        values = values.T
-    return base.to(wide) + values
 
 
 def _refuse_numbers(values: Tensor, base: Tensor, tensor: str, dtype: torch.dtype, *, edited: bool) -> None:

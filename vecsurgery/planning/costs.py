@@ -20,7 +20,7 @@ from vecsurgery.recipe.types import Step
 
 Action = Literal["edit", "merge", "scale", "add", "copy"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
-ROW_CHUNK = 1 << 26
+ROW_CHUNK = 1 << 21
 """Bytes of a row chunk: tensors that no projector touches pass through memory in such pieces."""
 MERGE_COPIES = 4
 """float32 copies of a tensor that a merge holds for each of its deltas, and for itself: measured on mergekit's methods

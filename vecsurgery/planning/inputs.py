@@ -60,6 +60,14 @@ class Inputs:
     merges: Mapping[str, Merge] = field(default_factory=dict)
     """Those that the recipe names."""
     tokenizers: Tokenizers = field(default_factory=Tokenizers)
+    _changed: dict[tuple[str, str], bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def changes(self, delta: str, parameter: str) -> bool:
+        """Whether a delta changes a parameter; the checkpoints are compared once."""
+        key = (delta, parameter)
+        if key not in self._changed:
+            self._changed[key] = self.deltas[delta].changed(parameter)
+        return self._changed[key]
 
     @cached_property
     def touches(self) -> dict[str, tuple[Touch, ...]]:

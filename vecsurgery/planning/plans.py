@@ -228,10 +228,10 @@ def _changed(inputs: Inputs, progress: Progress) -> dict[str, frozenset[str]]:
     parameters = [info.parameter for info in inputs.into.layout.tensors.values()]
     total = len(parameters) * len(inputs.deltas)
     changed = {}
-    for index, (name, source) in enumerate(inputs.deltas.items()):
+    for index, name in enumerate(inputs.deltas):
         found = set()
         for number, parameter in enumerate(parameters):
-            if source.changed(parameter):
+            if inputs.changes(name, parameter):
                 found.add(parameter)
             progress("comparing checkpoints", index * len(parameters) + number + 1, total, "tensors")
         if not found:

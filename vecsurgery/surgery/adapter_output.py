@@ -135,7 +135,7 @@ def _write_tensor(
         return
     output = plan.inputs.recipe.output
     if not holds(info, edited.layout):
-        if any(_changes(edited, info, rows) for rows in row_slices(info)):
+        if any(_changes(edited, info, rows) for rows in row_slices(edited, info)):
             _require_dropped(info, output)
             dropped.append(info.name)
         return

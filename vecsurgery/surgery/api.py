@@ -186,9 +186,9 @@ def opened(recipe: str | Path, overrides: Sequence[str] = ()) -> "Inputs":
     available = methods.available()
     parsed = load(Path(recipe), available, overrides=tuple(overrides))
     from vecsurgery.planning.inputs import open_inputs
-    from vecsurgery.surgery.allocator import return_large_blocks
+    from vecsurgery.surgery.process import bound_freed_memory
 
-    return_large_blocks()
+    bound_freed_memory()
     return open_inputs(parsed, available)
 
 

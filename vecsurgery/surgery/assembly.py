@@ -67,4 +67,5 @@ def assembled(
         dtype=inputs.recipe.output.weights_dtype,
         coefficients={name: found.tensors for name, found in coefficients.items()},
         merges=inputs.merges,
+        changes=inputs.changes,
     )

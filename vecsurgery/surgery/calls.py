@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from vecsurgery.checkpoint import (
     write_bytes,
     write_shard,
 )
-from vecsurgery.checkpoint.types import TensorInfo, Weights
+from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import Adapter, DeltaFolder, DeltaSource, Difference, FromFile, WithAdapter
 from vecsurgery.editing.edited import Edited
 from vecsurgery.editing.sites import SiteReader
@@ -196,7 +196,7 @@ def write(edited: Weights, folder: str | Path, *, shard_size: int = 5_000_000_00
         finished = partial.journal.finished()
         for shard in shards:
             if shard.file not in finished:
-                pieces = ((tensor.name, _pieces(edited, layout.tensors[tensor.name])) for tensor in shard.tensors)
+                pieces = ((tensor.name, row_pieces(edited, layout.tensors[tensor.name])) for tensor in shard.tensors)
                 partial.journal.record(write_shard(partial.path, shard, pieces), {})
             done += shard.nbytes
             progress("writing", done, total, "bytes")
@@ -207,11 +207,6 @@ def write(edited: Weights, folder: str | Path, *, shard_size: int = 5_000_000_00
             copy_side_files(source, partial.path, plan_side_files(source).copied)
         publish(partial, config_bytes(source, dtype) if source is not None else _config_text(edited))  # type: ignore[arg-type]
     return out
-
-
-def _pieces(weights: Weights, info: TensorInfo) -> "Tensor | Iterator[Tensor]":
-    """A matrix whole, since projectors need all of it; anything else by rows."""
-    return row_pieces(weights, info) if info.matrix is None else weights.read(info.name)
 
 
 def _folder_of(reader: SiteReader) -> Path:

@@ -20,12 +20,13 @@ from vecsurgery.delta import Delta, Difference, Factored, reading
 from vecsurgery.delta.bits import INTEGERS, added, differing, product, removed
 from vecsurgery.delta.description import Entry
 from vecsurgery.delta.folder import value_names
-from vecsurgery.editing.edited import Edited, TensorEdit, summed
+from vecsurgery.editing.edited import Edited, TensorEdit
+from vecsurgery.editing.sums import summed
 from vecsurgery.errors import InputError
 from vecsurgery.planning.plans import Plan
 from vecsurgery.planning.sizes import output_type
 from vecsurgery.progress import Progress, silent
-from vecsurgery.surgery.writing import AuditedInputs, ShardFacts, matrix_record, row_slices
+from vecsurgery.surgery.writing import AuditedInputs, ShardFacts, note_matrix, row_slices
 
 _PATCH_BLOCK = 1 << 24
 """Bytes of a tensor that are compared bit by bit at a time."""
@@ -91,7 +92,7 @@ class _TensorWriter:
         info = self.info
         entry: dict[str, Any] = {"name": info.name, "shape": list(info.shape), "dtype": info.dtype}
         if self.plan.tensors[info.name].action == "copy":
-            for rows in row_slices(info):
+            for rows in row_slices(self.edited, info):
                 self.edited.into.read(info.name, rows)  # its hash is taken as it is read
             return entry
         digest, apply, undo = hashlib.sha256(), _Patch(info, self.folder), _Patch(info, self.folder)
@@ -116,7 +117,7 @@ class _TensorWriter:
         whole = self._whole_factors()
 
         def pieces() -> Iterator[Tensor]:
-            for rows in row_slices(self.info):
+            for rows in row_slices(self.edited, self.info):
                 edit = self.edited.edit(self.info.name, rows=rows, figures=True)
                 base = self.edited.into.read(self.info.name, rows)
                 wanted = self._wanted(edit, rows)
@@ -166,7 +167,7 @@ class _TensorWriter:
     def _whole_factors(self) -> Delta | None:
         """D of a tensor that is walked over by rows, where it comes as factors: those of some rows are others."""
         name, sources = self.info.name, self.plan.inputs.deltas
-        walked = next(row_slices(self.info)) is not None
+        walked = next(row_slices(self.edited, self.info)) is not None
         merged = any(touch.effect == "merge" for touch in self.edited.touches[name])
         ranks = [sources[delta].rank(self.info.parameter) for delta in self.plan.tensors[name].deltas]
         if not walked or merged or None in ranks:
@@ -240,8 +241,7 @@ class _TensorWriter:
         return values if len(kept) == len(values) else values[kept]
 
     def _note_matrix(self, edit: TensorEdit, facts: ShardFacts) -> None:
-        if self.info.matrix is not None and edit.facts:
-            facts.matrices.append(matrix_record(self.edited, self.info, edit))
+        note_matrix(self.edited, self.info, edit, facts)
 
 
 class _Patch:

@@ -227,7 +227,7 @@ def _verified(name: str, applied: Applied) -> Iterator[Tensor]:
     source, info = applied.weights, applied.layout.tensors[name]
     entry = applied.folder.description.tensors[info.parameter]
     read, made = hashlib.sha256(), hashlib.sha256()
-    for rows in row_slices(info):
+    for rows in row_slices(applied, info):
         values = source.read(name, rows)
         read.update(tensor_bytes(values))
         changed = values if entry.kind is None else applied.changed(info, entry, values, rows)

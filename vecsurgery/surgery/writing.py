@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 from torch import Tensor
 
 from vecsurgery.checkpoint import Partial, ShardPlan, write_shard
 from vecsurgery.checkpoint.types import TensorInfo, Weights
-from vecsurgery.delta import Delta, FromFile
-from vecsurgery.delta.reading import label
+from vecsurgery.delta import Applied, Delta, FromFile
+from vecsurgery.delta.reading import label, row_chunks
 from vecsurgery.editing.audit import Audited
-from vecsurgery.editing.edited import Edited, TensorChange
+from vecsurgery.editing.edited import Edited, TensorChange, TensorEdit
 from vecsurgery.editing.figures import figures
 from vecsurgery.errors import InputError
 from vecsurgery.planning.costs import ROW_CHUNK
@@ -22,6 +21,7 @@ from vecsurgery.planning.sizes import item_size
 from vecsurgery.progress import Progress, silent
 from vecsurgery.report.record import MatrixRecord, StepRecord
 from vecsurgery.surgery.assembly import Rewired, rewired
+from vecsurgery.surgery.process import room_for_helpers
 
 
 @dataclass
@@ -103,44 +103,45 @@ class _Counting:
 
 def _tensors(
     edited: Edited, shard: ShardPlan, facts: ShardFacts, count: _Counting
-) -> Iterator[tuple[str, Tensor | Iterator[Tensor]]]:
+) -> Iterator[tuple[str, Iterator[Tensor]]]:
     for planned in shard.tensors:
-        info = edited.layout.tensors[planned.name]
-        if info.matrix is None:
-            yield planned.name, row_pieces(edited, info)
-        else:
-            yield planned.name, _matrix(edited, info, facts)
+        yield planned.name, _pieces(edited, edited.layout.tensors[planned.name], facts)
         count.add(planned.nbytes)
 
 
-def _matrix(edited: Edited, info: TensorInfo, facts: ShardFacts) -> Tensor:
-    """The edited matrix alone: its deltas are gone when the next one is computed."""
-    result = edited.edit(info.name, figures=True)
-    if result.facts:
-        facts.matrices.append(matrix_record(edited, info, result))
+def _pieces(edited: Edited, info: TensorInfo, facts: ShardFacts) -> Iterator[Tensor]:
+    whole = not edited.by_rows(info.name)
+    with room_for_helpers(not whole):
+        for rows in row_slices(edited, info):
+            yield _piece(edited, info, rows, facts, whole=whole)
+
+
+def _piece(edited: Edited, info: TensorInfo, rows: slice | None, facts: ShardFacts, *, whole: bool) -> Tensor:
+    """The edited rows alone: their deltas are gone when the next ones are computed."""
+    result = edited.edit(info.name, rows=rows, figures=whole)
+    note_matrix(edited, info, result, facts)
     return result.tensor
 
 
+def note_matrix(edited: Edited, info: TensorInfo, result: TensorEdit, facts: ShardFacts) -> None:
+    """Keep the record of a block matrix that steps met; one that comes in pieces has one record, that of the first."""
+    noted = facts.matrices and facts.matrices[-1]["tensor"] == info.name
+    if info.matrix is not None and result.facts and not noted:
+        facts.matrices.append(matrix_record(edited, info, result))
+
+
+def row_slices(weights: Weights, info: TensorInfo) -> Iterator[slice | None]:
+    """How a tensor is walked over: in pieces of rows of at most `ROW_CHUNK` bytes, or whole (None) where what is done
+    to it needs all of it.
+    """
+    alone = weights.by_rows(info.name) if isinstance(weights, Edited | Applied) else info.matrix is None
+    return row_chunks(info.shape, item_size(info.dtype), ROW_CHUNK) if alone else iter([None])
+
+
 def row_pieces(weights: Weights, info: TensorInfo) -> Iterator[Tensor]:
-    """A tensor that works row by row, in pieces of at most `ROW_CHUNK` bytes."""
-    for rows in _row_slices(info):
+    """A tensor, walked over as `row_slices` says."""
+    for rows in row_slices(weights, info):
         yield weights.read(info.name, rows)
-
-
-def row_slices(info: TensorInfo) -> Iterator[slice | None]:
-    """How a tensor is walked over: a block matrix whole, since its steps need all of it, others in pieces of rows."""
-    return iter([None]) if info.matrix is not None else _row_slices(info)
-
-
-def _row_slices(info: TensorInfo) -> Iterator[slice | None]:
-    """Slices of at most `ROW_CHUNK` bytes; None, which stands for all, where there is one alone."""
-    size = prod(info.shape) * item_size(info.dtype)
-    if len(info.shape) < 2 or size <= ROW_CHUNK:
-        yield None
-        return
-    step = max(1, ROW_CHUNK * info.shape[0] // size)
-    for start in range(0, info.shape[0], step):
-        yield slice(start, min(start + step, info.shape[0]))
 
 
 def matrix_record(
