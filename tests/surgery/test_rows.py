@@ -44,7 +44,10 @@ def _written(root: Path, out: Path, **keys: Any) -> tuple[dict[str, Tensor], Any
 
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "numbers": {"steps": [{"scale": 0.5, "layers": "0"}, {"id": "more", "scale": -2.0, "deltas": ["some"]}], "weights": {"all": 0.3}},
+    "numbers": {
+        "steps": [{"scale": 0.5, "layers": "0"}, {"id": "more", "scale": -2.0, "deltas": ["some"]}],
+        "weights": {"all": 0.3},
+    },
     "mean": {"steps": [{"project": "spectral", "preset": "sift", "others": "mean", "layers": "0"}]},
     "float32": {"steps": [{"scale": 0.5}], "output": {"dtype": "float32"}},
     "delta": {"steps": [{"scale": 0.5, "layers": "1"}], "output": {"format": "delta"}},

@@ -47,19 +47,22 @@ def fingerprint(config: Mapping[str, Any], names: Iterable[str], read: Callable[
     digest = hashlib.sha256()
     architecture = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
     digest.update(json.dumps(architecture, sort_keys=True, separators=(",", ":")).encode())
+    encode = json.JSONEncoder(separators=(",", ":")).encode
     for name in sorted(names):
         tensor = read(name)
         facts = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        digest.update(json.dumps(facts, separators=(",", ":")).encode())
+        digest.update(encode(facts).encode())
         for edge in _edges(tensor):
             digest.update(edge)
     return digest.hexdigest()
 
 
-def _edges(tensor: Tensor) -> tuple[bytes, bytes]:
-    import torch
+def _edges(tensor: Tensor) -> tuple[memoryview, memoryview]:
+    from .hashes import tensor_bytes
 
-    flat = tensor.detach().reshape(-1)
-    count = _EDGE // flat.element_size()
-    first, last = (part.contiguous().view(torch.uint8).cpu() for part in (flat[:count], flat[-count:]))
-    return first.numpy().tobytes(), last.numpy().tobytes()
+    flat = tensor.reshape(-1)
+    if tensor.device.type != "cpu":
+        count = _EDGE // flat.element_size()
+        return tensor_bytes(flat[:count].cpu()), tensor_bytes(flat[-count:].cpu())
+    data = tensor_bytes(flat)
+    return data[:_EDGE], data[-_EDGE:]
