@@ -1,4 +1,4 @@
-"""Random Llama checkpoints of any size, written shard by shard from one small pool of random numbers."""
+"""Random Llama and Mixtral checkpoints of any size, written shard by shard from one small pool of random numbers."""
 
 import json
 import math
@@ -24,7 +24,7 @@ _STEP = 0.05
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a Llama model, and how it is stored."""
+    """The sizes of a Llama model, or of a Mixtral one where there are `experts`, and how it is stored."""
 
     layers: int
     hidden: int
@@ -35,6 +35,7 @@ class Shape:
     dtype: str = "bfloat16"
     shards: int = 1
     """Files asked for: none is larger than an equal share, and no tensor is cut: `files` says how many there are."""
+    experts: int = 0
 
     @property
     def head_dim(self) -> int:
@@ -44,7 +45,7 @@ class Shape:
     def block(self) -> int:
         """Numbers in the matrices of one block."""
         attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.head_dim * self.kv_heads
-        return attention + 3 * self.hidden * self.intermediate
+        return attention + self.experts * self.hidden + max(1, self.experts) * 3 * self.hidden * self.intermediate
 
     @property
     def parameters(self) -> int:
@@ -56,6 +57,9 @@ class Shape:
 
     def with_layers(self, layers: int) -> "Shape":
         return replace(self, layers=layers)
+
+    def with_experts(self, experts: int) -> "Shape":
+        return replace(self, experts=experts)
 
     def with_shards(self, shards: int) -> "Shape":
         return replace(self, shards=shards)
@@ -70,10 +74,15 @@ class Shape:
             "self_attn.v_proj": (keys, self.hidden),
             "self_attn.o_proj": (self.hidden, self.hidden),
             "post_attention_layernorm": (self.hidden,),
-            "mlp.gate_proj": (self.intermediate, self.hidden),
-            "mlp.up_proj": (self.intermediate, self.hidden),
-            "mlp.down_proj": (self.hidden, self.intermediate),
         }
+        outer, inner = (self.intermediate, self.hidden), (self.hidden, self.intermediate)
+        if self.experts:
+            block["block_sparse_moe.gate"] = (self.experts, self.hidden)
+            for number in range(self.experts):
+                expert = f"block_sparse_moe.experts.{number}"
+                block |= {f"{expert}.w1": outer, f"{expert}.w2": inner, f"{expert}.w3": outer}
+        else:
+            block |= {"mlp.gate_proj": outer, "mlp.up_proj": outer, "mlp.down_proj": inner}
         names: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, self.hidden)}
         for layer in range(self.layers):
             names |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in block.items()}
@@ -153,9 +162,11 @@ def _write(folder: Path, shape: Shape, pool: _Pool) -> Path:
 
 
 def _config(shape: Shape) -> dict[str, object]:
+    mixture = {"num_local_experts": shape.experts, "num_experts_per_tok": min(2, shape.experts)}
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": ["MixtralForCausalLM" if shape.experts else "LlamaForCausalLM"],
+        "model_type": "mixtral" if shape.experts else "llama",
+        **(mixture if shape.experts else {}),
         "dtype": shape.dtype,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.intermediate,

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from support import models
 
 from benchmarks import _checkpoints, measure, memory, rain, real_model, spectral, startup, write
 from benchmarks._common import Outcome, process, table
+from vecsurgery.checkpoint import Stored
 
 
 def _here(function: Callable[..., Any], **arguments: Any) -> Outcome:
@@ -72,6 +74,17 @@ def test_write_compares_programs_that_make_the_same_merge(tmp_path: Path) -> Non
     (rows,) = write.main(options).values()
     assert [row["program"] for row in rows] == ["copying the bytes", "plain loop", "vecsurgery run", "mergekit-yaml"]
     assert rows[-1]["time ratio"] == 1.0
+
+
+def test_tiny_tensors_come_as_experts_and_as_blocks(tmp_path: Path) -> None:
+    shapes = write._of_many_tensors(10_000)
+    assert {what: len(shape.tensors()) for what, shape in shapes.items()} == {"experts": 10003, "blocks": 10002}
+    small = write._of_many_tensors(60)["experts"]
+    folder, _ = _checkpoints.make_pair(tmp_path / "pair", small)
+    layout = Stored(folder).layout
+    assert layout.architecture == "mixtral"
+    assert set(layout.tensors) == {name for name, _, _ in small.tensors()}
+    assert sum(prod(info.shape) for info in layout.tensors.values() if len(info.shape) > 1) == small.parameters
 
 
 def test_real_model_runs_both_projectors_on_a_delta_that_training_made(tmp_path: Path) -> None:

@@ -110,10 +110,10 @@ def _tensors(
 
 
 def _pieces(edited: Edited, info: TensorInfo, facts: ShardFacts) -> Iterator[Tensor]:
-    whole = not edited.by_rows(info.name)
-    with room_for_helpers(not whole):
-        for rows in row_slices(edited, info):
-            yield _piece(edited, info, rows, facts, whole=whole)
+    alone = edited.by_rows(info.name)
+    with room_for_helpers(alone):
+        for rows in _slices(info, alone=alone):
+            yield _piece(edited, info, rows, facts, whole=not alone)
 
 
 def _piece(edited: Edited, info: TensorInfo, rows: slice | None, facts: ShardFacts, *, whole: bool) -> Tensor:
@@ -135,6 +135,10 @@ def row_slices(weights: Weights, info: TensorInfo) -> Iterator[slice | None]:
     to it needs all of it.
     """
     alone = weights.by_rows(info.name) if isinstance(weights, Edited | Applied) else info.matrix is None
+    return _slices(info, alone=alone)
+
+
+def _slices(info: TensorInfo, *, alone: bool) -> Iterator[slice | None]:
     return row_chunks(info.shape, item_size(info.dtype), ROW_CHUNK) if alone else iter([None])
 
 
