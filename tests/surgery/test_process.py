@@ -40,6 +40,18 @@ def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch, platform
     assert not process.bound_freed_memory()
 
 
+@pytest.mark.parametrize(
+    ("platform", "given", "expected"), [("linux", None, "1"), ("linux", "0", "0"), ("darwin", None, None)]
+)
+def test_large_pages_are_asked_for_unless_the_user_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, platform: str, given: str | None, expected: str | None
+) -> None:
+    monkeypatch.setattr(process.os, "environ", {} if given is None else {"THP_MEM_ALLOC_ENABLE": given})
+    monkeypatch.setattr(process.sys, "platform", platform)
+    process.use_large_pages()
+    assert process.os.environ.get("THP_MEM_ALLOC_ENABLE") == expected
+
+
 @pytest.mark.parametrize(("threads", "fewer"), [(1, 1), (2, 1), (4, 1), (16, 13)])
 def test_cores_are_left_for_the_helpers_and_given_back(threads: int, fewer: int) -> None:
     before = torch.get_num_threads()

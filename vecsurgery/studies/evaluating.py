@@ -18,7 +18,7 @@ from vecsurgery.recipe.types import DataSpec
 from vecsurgery.studies.asking import Asking, Reading, Settings
 from vecsurgery.studies.labels import is_figures, labelled
 from vecsurgery.studies.thinking import Kept, Thinking, kept_thoughts, require_thinking, with_divergences
-from vecsurgery.surgery.process import bound_freed_memory
+from vecsurgery.surgery.process import use_memory_well
 
 if TYPE_CHECKING:
     from vecsurgery.evaluation import Sampling, Tasks
@@ -110,7 +110,7 @@ def evaluate(
     folder = Path(tofu_eval) if tofu_eval is not None else None
     _require_thinking(named, settings, against)
     _require_possible(named, settings, reference, folder)
-    bound_freed_memory()
+    use_memory_well()
     asked = [_opened(label, given, settings) for label, given in named.items()]
     ideal = _opened_reference(reference, named, settings)
     kept = _kept(against, asked, settings)

@@ -186,9 +186,9 @@ def opened(recipe: str | Path, overrides: Sequence[str] = ()) -> "Inputs":
     available = methods.available()
     parsed = load(Path(recipe), available, overrides=tuple(overrides))
     from vecsurgery.planning.inputs import open_inputs
-    from vecsurgery.surgery.process import bound_freed_memory
+    from vecsurgery.surgery.process import use_memory_well
 
-    bound_freed_memory()
+    use_memory_well()
     return open_inputs(parsed, available)
 
 
