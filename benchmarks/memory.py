@@ -2,6 +2,7 @@
 
     python -m benchmarks.memory                     # Llama 3 8B's width, 4 and 16 layers: 28 GB of disk, 40 minutes
     python -m benchmarks.memory --folder FOLDER     # where the checkpoints go while it runs; they are deleted
+    python -m benchmarks.memory --phases measure,write    # without the fit, which takes most of the time
     python -m benchmarks.memory --size tiny         # seconds, to see that it works; its ratios mean nothing
 
 Random checkpoints of equal width and equal calibration tokens: `--layers` 4 and 16 in one file, then the shallow one in
@@ -90,8 +91,10 @@ def bounds(shape: Shape, tokens: int) -> dict[str, int]:
     }
 
 
-def run_case(folder: Path, shape: Shape, data: Path, questions: Path, tokens: int) -> dict[str, Outcome]:
-    """All phases on one pair of checkpoints in `folder`, which is made, and emptied afterwards."""
+def run_case(
+    folder: Path, shape: Shape, data: Path, questions: Path, tokens: int, phases: list[str]
+) -> dict[str, Outcome]:
+    """These phases (the others need what measuring leaves) on one pair of checkpoints in `folder`, which is made, and emptied afterwards."""
     make_pair(folder, shape)
     shard_size = -(-shape.parameters * shape.itemsize // shape.shards) + 10**6
     text = {"folder": folder, "shard_size": shard_size}
@@ -101,10 +104,15 @@ def run_case(folder: Path, shape: Shape, data: Path, questions: Path, tokens: in
     fit = _FIT.format(questions=questions)
     (folder / "fit.yaml").write_text(_RECIPE.format(source=f"file: {geometry}", fit=fit, **text))
     (folder / "write.yaml").write_text(_RECIPE.format(source=f"file: {geometry}", fit="", **text))
+    jobs = {
+        "measure": (measure_geometry, geometry),
+        "fit": (fit_candidates, folder / "geometry"),
+        "write": (write_model, folder / "out"),
+    }
     outcomes = {
-        "measure": child(measure_geometry, recipe=str(folder / "measure.yaml"), out=str(geometry)),
-        "fit": child(fit_candidates, recipe=str(folder / "fit.yaml"), out=str(folder / "geometry")),
-        "write": child(write_model, recipe=str(folder / "write.yaml"), out=str(folder / "out")),
+        phase: child(job, recipe=str(folder / f"{phase}.yaml"), out=str(out))
+        for phase, (job, out) in jobs.items()
+        if phase in phases
     }
     shutil.rmtree(folder)
     return outcomes
@@ -143,15 +151,17 @@ def main(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         data = write_texts(folder / "data.jsonl", rows=-(-options.tokens // length) + 1, length=length)
         questions = write_questions(folder / "questions.jsonl", rows=8, tokens=options.tokens)
         for shape in cases:
-            outcomes = run_case(folder / "case", shape, data, questions, options.tokens)
+            outcomes = run_case(folder / "case", shape, data, questions, options.tokens, options.phases.split(","))
             first = first or outcomes
             rows += rows_of(shape, options.tokens, outcomes, first)
             if not options.json:
-                print(json.dumps(rows[-3:]), flush=True)
+                print(json.dumps(rows[-len(outcomes) :]), flush=True)
     rows.sort(key=lambda row: row["phase"])
     return {"Peak anonymous memory": rows}
 
 
 if __name__ == "__main__":
-    chosen = arguments(__doc__, size="8b", layers="4,16", shards=24, tokens=256, folder=None)
+    chosen = arguments(
+        __doc__, size="8b", layers="4,16", shards=24, tokens=256, phases="measure,fit,write", folder=None
+    )
     show(main(chosen), as_json=chosen.json)

@@ -35,7 +35,7 @@ def _options(**values: Any) -> argparse.Namespace:
 
 
 def test_memory_compares_depths_and_shards_with_the_bound(tmp_path: Path) -> None:
-    options = _options(size="tiny", layers="1", shards=3, tokens=24)
+    options = _options(size="tiny", layers="1", shards=3, tokens=24, phases="measure,fit,write")
     options.folder = tmp_path
     (rows,) = memory.main(options).values()
     many = len(_checkpoints.TINY.with_layers(1).with_shards(3).files)
