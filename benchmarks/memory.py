@@ -94,7 +94,9 @@ def bounds(shape: Shape, tokens: int) -> dict[str, int]:
 def run_case(
     folder: Path, shape: Shape, data: Path, questions: Path, tokens: int, phases: list[str]
 ) -> dict[str, Outcome]:
-    """These phases (the others need what measuring leaves) on one pair of checkpoints in `folder`, which is made, and emptied afterwards."""
+    """These phases, of which the others need what measuring leaves, on one pair of checkpoints in `folder`, which is
+    made, and emptied afterwards.
+    """
     make_pair(folder, shape)
     shard_size = -(-shape.parameters * shape.itemsize // shape.shards) + 10**6
     text = {"folder": folder, "shard_size": shard_size}
