@@ -1,6 +1,7 @@
 """The plan's numbers against the files, before and after the run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from support.results import QUERY, tensors_of, write_adapter
 from support.workspace import Workspace
 
 import vecsurgery
+from vecsurgery.errors import InputError
 from vecsurgery.projectors.spectral import PROJECTOR as SPECTRAL
 
 NORMS = [f"model.layers.{layer}.{name}_layernorm.weight" for layer in range(3) for name in ("input", "post_attention")]
@@ -163,3 +165,46 @@ def test_planning_the_same_recipe_twice_gives_the_same_hash_and_any_change_anoth
     assert vecsurgery.plan(workspace.write(), overrides=["retain_energy.keep=0.2"]).hash != first
     models.write_texts(workspace.root / "retain.jsonl", seed=3)
     assert vecsurgery.plan(workspace.write()).hash != first
+
+
+def _run(recipe: Path) -> None:
+    vecsurgery.run(recipe, recipe.parent / "out")
+
+
+@pytest.mark.parametrize("call", [vecsurgery.plan, vecsurgery.check, _run])
+@pytest.mark.parametrize("options", [{"rank": 9}, {"preset": "tsv_m", "rank": 9}])
+def test_a_rank_that_a_matrix_has_no_room_for_is_refused_before_anything_is_written(
+    workspace: Workspace, call: Callable[[Path], object], options: dict[str, Any]
+) -> None:
+    workspace.recipe["deltas"]["other"] = {"tuned": "base"}
+    workspace.recipe["steps"] = [{"project": "spectral", "id": "apart", **options}]
+    del workspace.recipe["geometry"]
+    with pytest.raises(InputError) as told:
+        call(workspace.write())
+    message = str(told.value)
+    assert message.startswith("step 'apart', tensor 'model.layers.0.self_attn.k_proj.weight': ")
+    assert "18 singular directions together (change 9, other 9)" in message
+    assert "room for 16 orthogonal ones; give rank: 8 or less in place of 9" in message
+    assert not [path for path in workspace.root.iterdir() if path.name.startswith("out")]
+    workspace.recipe["steps"][0]["rank"] = 8
+    assert vecsurgery.plan(workspace.write()).tensors[QUERY].action == "edit"
+
+
+def test_factors_that_have_room_may_ask_for_more(workspace: Workspace) -> None:
+    for name in ("one", "two"):
+        write_adapter(workspace.root / name, {"model.layers.1.self_attn.q_proj": 32})
+    workspace.recipe["deltas"] = {name: {"adapter": f"./{name}"} for name in ("one", "two")}
+    workspace.recipe["steps"] = [{"project": "spectral", "rank": 30}]
+    del workspace.recipe["geometry"]
+    assert vecsurgery.plan(workspace.write()).tensors[QUERY].action == "edit"
+    workspace.recipe["deltas"]["whole"] = {"tuned": "tuned"}
+    with pytest.raises(InputError, match=r"keep 38 .*one 4, two 4, whole 30.*room for 32"):
+        vecsurgery.plan(workspace.write())
+
+
+def test_what_a_step_above_has_made_of_the_deltas_is_left_to_the_projector(workspace: Workspace) -> None:
+    workspace.recipe["deltas"]["other"] = {"tuned": "base"}
+    workspace.recipe["steps"] = [{"project": "low_rank", "rank": 2}, {"project": "spectral", "rank": 12}]
+    del workspace.recipe["geometry"]
+    record = vecsurgery.run(workspace.write(), workspace.out)
+    assert record["matrices"][0]["steps"][-1]["facts"]["rank"] == 2.0

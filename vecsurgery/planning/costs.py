@@ -1,7 +1,7 @@
 """What a run costs: bytes and flops of each tensor, geometry and fit, from shapes and sample lengths alone."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, get_args
@@ -12,10 +12,11 @@ from vecsurgery.editing.touches import Touch, geometry_names
 from vecsurgery.evaluation.generation import WRITTEN_TOGETHER
 from vecsurgery.forward import share_a_pass
 from vecsurgery.forward.generation import HELD_BYTES
+from vecsurgery.planning.calls import calls, sources
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.judged import CONTINUATIONS, CONTINUED, judged_models, smoke_samples
 from vecsurgery.planning.sizes import item_size, number_size, output_type
-from vecsurgery.projectors import Cost
+from vecsurgery.projectors import Cost, CostFunction
 from vecsurgery.recipe.types import Step
 
 Action = Literal["edit", "merge", "scale", "add", "copy"]
@@ -140,32 +141,13 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
 
 
 def _own_costs(inputs: Inputs, info: TensorInfo, present: Sequence[str]) -> list[Cost]:
-    """What the projectors of one tensor need beside products with a geometry, as they say themselves."""
-    costs: list[Cost] = []
-    if info.matrix is None:
-        return costs
-    ranks = {name: inputs.deltas[name].rank(info.parameter) for name in present}
-    for touch in inputs.touches[info.name]:
-        if touch.effect == "edit":
-            costs += _own_cost(inputs, info, touch, ranks)
-        if touch.effect in ("edit", "merge"):  # what it gives back may be dense
-            ranks |= dict.fromkeys(ranks.keys() & set(touch.step.selection.deltas))
-    return costs
+    """What the projectors of one matrix need beside products with a geometry, as they say themselves."""
+    own = [(_cost(inputs, call.step), call) for call in calls(inputs, info, present)]
+    return [cost(call.shape, [*call.ranks.values()], call.step.options) for cost, call in own if cost is not None]
 
 
-def _own_cost(inputs: Inputs, info: TensorInfo, touch: Touch, ranks: Mapping[str, int | None]) -> list[Cost]:
-    """`ranks`: delta → rank of its factors, None where it may be dense."""
-    projector = inputs.projectors[touch.step.method]
-    live = _sources(inputs, touch.step.selection.deltas, ranks)
-    if projector.cost is None or not live or info.matrix is None:
-        return []
-    rows = info.shape[1] if info.matrix.transposed else info.shape[0]
-    if touch.rows is not None:
-        rows = sum(stop - start for start, stop in touch.rows)
-    shape = (rows, inputs.into.layout.sites[info.matrix.site].width)
-    found = [ranks.get(name) for name in live]
-    alone = [projector.cost(shape, group, touch.step.options) for group in ([found] if projector.joint else zip(found))]
-    return [Cost(sum(cost.flops for cost in alone), max(cost.memory for cost in alone))]
+def _cost(inputs: Inputs, step: Step) -> CostFunction | None:
+    return inputs.projectors[step.method].cost if step.verb == "project" else None
 
 
 def _merges(inputs: Inputs, touch: Touch, info: TensorInfo, present: Sequence[str]) -> bool:
@@ -236,17 +218,11 @@ def _tensor_flops(inputs: Inputs, info: TensorInfo, present: list[str]) -> int:
     for touch in inputs.touches[info.name]:
         if touch.effect != "edit":
             continue
-        live = _sources(inputs, touch.step.selection.deltas, present)
+        live = sources(inputs, touch.step.selection.deltas, present)
         for geometry in geometry_names(touch.step):
             rank = _rank_bound(inputs, geometry, width)
             flops += (4 * len(live) + 6) * prod(info.shape) * rank
     return flops
-
-
-def _sources(inputs: Inputs, deltas: Sequence[str], present: Collection[str]) -> list[str]:
-    """Those of the deltas that change a tensor, merged ones where one of what they are made of does."""
-    made = {step.result: step.selection.deltas for step in inputs.recipe.merges}
-    return [name for name in deltas if name in present or _sources(inputs, made.get(name, ()), present)]
 
 
 def _rank_bound(inputs: Inputs, geometry: str, width: int) -> int:

@@ -23,6 +23,7 @@ from vecsurgery.editing.touches import Touch, Treatment, geometry_names
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
 from vecsurgery.linalg import require_width
+from vecsurgery.planning.calls import require_possible
 from vecsurgery.planning.costs import (
     ACTIONS,
     PlannedFit,
@@ -203,9 +204,11 @@ def make_plan(inputs: Inputs, *, compute: Compute = "float32", progress: Progres
     """Decide what happens to every tensor.
 
     Compares the tensors of each pair until the first difference, so a tensor that did not change is read once.
-    Errors: InputError where no delta changes anything that is written, or a geometry would have nothing to measure.
+    Errors: InputError where no delta changes anything that is written, an option does not fit a matrix, or a geometry
+    would have nothing to measure.
     """
     changed = _changed(inputs, progress)
+    require_possible(inputs, changed)
     layout = inputs.into.layout
     tensors = {info.name: tensor_cost(inputs, info, changed) for info in layout.tensors.values()}
     sites = {name: _sites(inputs, name, changed) for name in inputs.recipe.geometry}

@@ -42,6 +42,14 @@ class FactorsFunction(Protocol):
     def __call__(self, shape: tuple[int, int], ranks: Sequence[int | None], options: Any, /) -> Sequence[bool]: ...
 
 
+class RequireFunction(Protocol):
+    """Raises InputError where the function would refuse its options for these deltas of a matrix (out, in), whatever
+    numbers they hold. `ranks`: delta → as of `CostFunction`. The caller says which step and tensor it is.
+    """
+
+    def __call__(self, shape: tuple[int, int], ranks: Mapping[str, int | None], options: Any, /) -> None: ...
+
+
 def factors_stay(
     shape: tuple[int, int],  # noqa: ARG001
     ranks: Sequence[int | None],
@@ -80,3 +88,5 @@ class Projector:
     """What the plan counts beside products with a geometry; None for nothing worth counting."""
     factors: FactorsFunction | None = None
     """Which deltas come back as factors for certain; None for none of them: an adapter of them then takes a rank."""
+    require: RequireFunction | None = None
+    """What shapes alone refuse, told before anything is measured or written; None for nothing."""

@@ -40,7 +40,8 @@ class Spectral(BaseModel):
     rank: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto",
         description="Singular directions of each delta that are kept, at most; auto is ⌊min(out, in)/T⌋ for the T "
-        "deltas that reach a matrix. Directions below the rounding noise of the storage type never count.",
+        "deltas that reach a matrix, and a number for which a matrix has no room is refused before anything is "
+        "written. Directions below the rounding noise of the storage type never count.",
     )
     rtol: float | None = Field(
         default=None,
@@ -144,6 +145,17 @@ def _require_room(ranks: Mapping[str, int], shape: tuple[int, ...], options: Spe
         )
 
 
+def _require(shape: tuple[int, int], ranks: Mapping[str, int | None], options: Spectral) -> None:
+    """Refuse a rank for which the matrix has no room, and more deltas than it has directions, by its shape.
+
+    A dense delta counts as one of full rank. With `conflict_below` the numbers decide whether there has to be room.
+    """
+    limit = min(_limit(options, shape, len(ranks)), *shape)
+    if options.conflict_below is None:
+        wanted = {name: limit if rank is None else min(limit, rank) for name, rank in ranks.items()}
+        _require_room(wanted, shape, options)
+
+
 def _slot(left: "Tensor", right: "Tensor", raw: "Delta") -> "Delta":
     """U*_t S_t and V*_tᵀ, of the raw type; of a dense delta multiplied where the factors take more memory than that."""
     dtype = raw.left.dtype if isinstance(raw, delta.Factored) else raw.values.dtype
@@ -230,4 +242,5 @@ PROJECTOR = Projector(
     needs_noise=True,
     cost=_cost,
     factors=_factors,
+    require=_require,
 )
