@@ -208,3 +208,21 @@ def test_what_a_step_above_has_made_of_the_deltas_is_left_to_the_projector(works
     del workspace.recipe["geometry"]
     record = vecsurgery.run(workspace.write(), workspace.out)
     assert record["matrices"][0]["steps"][-1]["facts"]["rank"] == 2.0
+
+
+def test_the_decomposition_of_a_merge_is_counted(workspace: Workspace) -> None:
+    workspace.recipe["deltas"]["other"] = {"tuned": "base"}
+    del workspace.recipe["geometry"]
+    found = {}
+    for method in ("task_arithmetic", "iso_c"):
+        workspace.recipe["steps"] = [{"merge": method, "as": "both"}]
+        found[method] = vecsurgery.plan(workspace.write())
+    plain, polar = (found[method].tensors for method in ("task_arithmetic", "iso_c"))
+    assert plain[QUERY].flops == 0
+    two_products, decomposition = 2 * 2 * 32**3, 9 * 32**3
+    assert two_products + decomposition < polar[QUERY].flops < 3 * (two_products + decomposition)
+    assert polar[QUERY.replace("q_proj", "k_proj")].flops < polar[QUERY].flops / 2
+    assert polar[NORMS[0]].flops == polar["model.embed_tokens.weight"].flops == 0
+    assert polar[QUERY].memory > plain[QUERY].memory
+    assert "compute at most 0 flop" in found["task_arithmetic"].text()
+    assert "compute at most 0 flop" not in found["iso_c"].text()

@@ -1,4 +1,6 @@
 from .anchored import Anchored as Anchored
+from .cost import Cost as Cost
+from .cost import CostFunction as CostFunction
 from .eigen import moment_subspace as moment_subspace
 from .eigen import rows_subspace as rows_subspace
 from .filters import spectral_filter as spectral_filter
@@ -11,6 +13,7 @@ from .moments import Moment as Moment
 from .moments import Rows as Rows
 from .moments import accumulator as accumulator
 from .moments import require_width as require_width
+from .polar import EIGH_FLOPS as EIGH_FLOPS
 from .polar import Polar as Polar
 from .polar import polar_factor as polar_factor
 from .spectra import Spectrum as Spectrum

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+EIGH_FLOPS = 9
+"""Flops of a full eigendecomposition over the cube of its size, about."""
 _POOR = 1e-4
 """σ/σ_max below which one more step restores what squaring the singular values has cost."""
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel
 
+from vecsurgery.linalg import CostFunction
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -75,3 +77,5 @@ class Merge:
     """True where rows of a tensor that is no block matrix can be merged apart, so that not all must be in memory."""
     factors: bool = False
     """True where it gives back factors wherever all deltas that change a matrix are factors."""
+    cost: CostFunction | None = None
+    """What the plan counts for a block matrix beside the copies that every merge holds; None for nothing worth it."""

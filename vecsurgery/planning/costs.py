@@ -12,11 +12,11 @@ from vecsurgery.editing.touches import Touch, geometry_names
 from vecsurgery.evaluation.generation import WRITTEN_TOGETHER
 from vecsurgery.forward import share_a_pass
 from vecsurgery.forward.generation import HELD_BYTES
+from vecsurgery.linalg import Cost, CostFunction
 from vecsurgery.planning.calls import calls, sources
 from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.judged import CONTINUATIONS, CONTINUED, judged_models, smoke_samples
 from vecsurgery.planning.sizes import item_size, number_size, output_type
-from vecsurgery.projectors import Cost, CostFunction
 from vecsurgery.recipe.types import Step
 
 Action = Literal["edit", "merge", "scale", "add", "copy"]
@@ -38,7 +38,7 @@ class PlannedTensor:
     `action`: edit (a projector runs), merge (deltas become one), scale (only numbers), add (its delta is added as it
     is), copy (bytes of `into`). `steps`: (step id, effect) of the steps that meet a delta here. `reads`, `writes`,
     `memory` in bytes, `flops`: of the products with the geometry (an upper bound: 4·out·in·r to project, as much again
-    to measure the result), and of what projectors without geometry say they need.
+    to measure the result), and of what projectors without geometry and merges say they need.
     """
 
     tensor: str
@@ -141,13 +141,15 @@ def tensor_cost(inputs: Inputs, info: TensorInfo, changed: Mapping[str, frozense
 
 
 def _own_costs(inputs: Inputs, info: TensorInfo, present: Sequence[str]) -> list[Cost]:
-    """What the projectors of one matrix need beside products with a geometry, as they say themselves."""
+    """What the projectors and merges of one matrix need beside products with a geometry, as they say themselves."""
     own = [(_cost(inputs, call.step), call) for call in calls(inputs, info, present)]
     return [cost(call.shape, [*call.ranks.values()], call.step.options) for cost, call in own if cost is not None]
 
 
 def _cost(inputs: Inputs, step: Step) -> CostFunction | None:
-    return inputs.projectors[step.method].cost if step.verb == "project" else None
+    if step.verb == "merge":
+        return inputs.merges[step.method].cost
+    return inputs.projectors[step.method].cost
 
 
 def _merges(inputs: Inputs, touch: Touch, info: TensorInfo, present: Sequence[str]) -> bool:

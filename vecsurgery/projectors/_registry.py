@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel
 
+from vecsurgery.linalg import CostFunction
+
 if TYPE_CHECKING:
     from vecsurgery.delta import Delta, Edit
     from vecsurgery.linalg import Subspace
@@ -17,23 +19,6 @@ class ProjectFunction(Protocol):
     def __call__(
         self, deltas: "Mapping[str, Delta]", geometry: "Mapping[str, Subspace]", *, options: Any
     ) -> "Edit": ...
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What projecting one matrix takes at most, beside reading its deltas and holding them before and after."""
-
-    flops: int
-    memory: int
-    """Bytes."""
-
-
-class CostFunction(Protocol):
-    """Tells the plan what a matrix (out, in) will cost that these deltas reach: one with factors by their rank, a dense
-    one as None.
-    """
-
-    def __call__(self, shape: tuple[int, int], ranks: Sequence[int | None], options: Any, /) -> Cost: ...
 
 
 class FactorsFunction(Protocol):

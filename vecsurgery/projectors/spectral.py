@@ -10,7 +10,7 @@ from vecsurgery import delta, linalg
 from vecsurgery.errors import InputError
 
 from ._facts import leading
-from ._registry import Cost, Projector
+from ._registry import Projector
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 _RTOL = {"sift": 0.3, "tsv_m": 1e-6}
 _MUCH_CUT = 0.5
 """Share of stacked directions above which so much was cut that the deltas are hardly told apart."""
-_EIGH = 9
-"""Flops of a full eigendecomposition over the cube of its size, about."""
 _SVD = 21
 """Flops of a full singular value decomposition over the cube of its size, about."""
 
@@ -198,33 +196,35 @@ def _warnings(stacks: "Stacks", parts: "Mapping[str, Singular]") -> list[str]:
     return warnings
 
 
-def _cost(shape: tuple[int, int], ranks: Sequence[int | None], options: Spectral) -> Cost:
+def _cost(shape: tuple[int, int], ranks: Sequence[int | None], options: Spectral) -> linalg.Cost:
     """Decomposing each delta, dense or by its factors, then two polar factors of the stacked directions."""
     smaller, larger = min(shape), max(shape)
     wanted = min(smaller // max(len(ranks), 1) if options.rank == "auto" else options.rank, smaller)
     if len(ranks) == 1 and wanted == smaller and options.spectrum == "own":
-        return Cost(0, 0)
+        return linalg.Cost(0, 0)
     stacked = min(sum(wanted if rank is None else min(wanted, rank) for rank in ranks), smaller)
     each = [_dense_cost(smaller, larger, wanted) if rank is None else _factored_cost(shape, rank) for rank in ranks]
-    joined = 2 * (_EIGH * stacked**3) + 6 * (smaller + larger) * stacked**2
+    joined = 2 * (linalg.EIGH_FLOPS * stacked**3) + 6 * (smaller + larger) * stacked**2
     held = max((cost.memory for cost in each), default=0)
-    return Cost(sum(cost.flops for cost in each) + joined, max(held, 24 * (smaller + larger) * stacked))
+    return linalg.Cost(sum(cost.flops for cost in each) + joined, max(held, 24 * (smaller + larger) * stacked))
 
 
-def _dense_cost(smaller: int, larger: int, wanted: int) -> Cost:
+def _dense_cost(smaller: int, larger: int, wanted: int) -> linalg.Cost:
     """The leading triplets of a dense delta."""
     space = linalg.search_space(smaller, larger, wanted)
     if space:
         sides = smaller + larger
-        searching = 4 * smaller * larger * space + 2 * sides * space**2 + 2 * _EIGH * space**3
-        return Cost(searching + 2 * sides * space * wanted, 8 * sides * (space + 2 * wanted) + 32 * space**2)
-    return Cost(4 * smaller**2 * larger + _EIGH * smaller**3, 16 * smaller * larger + 24 * smaller**2)
+        searching = 4 * smaller * larger * space + 2 * sides * space**2 + 2 * linalg.EIGH_FLOPS * space**3
+        return linalg.Cost(searching + 2 * sides * space * wanted, 8 * sides * (space + 2 * wanted) + 32 * space**2)
+    return linalg.Cost(
+        4 * smaller**2 * larger + linalg.EIGH_FLOPS * smaller**3, 16 * smaller * larger + 24 * smaller**2
+    )
 
 
-def _factored_cost(shape: tuple[int, int], rank: int) -> Cost:
+def _factored_cost(shape: tuple[int, int], rank: int) -> linalg.Cost:
     """Those of factors: two QR decompositions, the SVD of the core, a product with each basis; float64."""
     sides = sum(shape)
-    return Cost(6 * sides * rank**2 + (2 + _SVD) * rank**3, 24 * sides * rank + 40 * rank**2)
+    return linalg.Cost(6 * sides * rank**2 + (2 + _SVD) * rank**3, 24 * sides * rank + 40 * rank**2)
 
 
 def _factors(shape: tuple[int, int], ranks: Sequence[int | None], options: Spectral) -> Sequence[bool]:
