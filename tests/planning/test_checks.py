@@ -13,6 +13,7 @@ from support.results import edit_json, same_bits, tensors_of
 from support.workspace import Workspace
 
 import vecsurgery
+from vecsurgery import report
 from vecsurgery.cli import main
 from vecsurgery.errors import InputError
 
@@ -172,3 +173,25 @@ def test_warnings_of_check_stand_in_the_record_of_the_run(rain: Workspace) -> No
     edit_json(rain.root / "tuned" / "config.json", rms_norm_eps=1e-5)
     record = vecsurgery.run(rain.write(), rain.out)
     assert any("normalisation epsilon differs" in warning for warning in record["warnings"])
+
+
+def test_a_delta_that_is_named_twice_is_told_of_before_a_run(workspace: Workspace) -> None:
+    shutil.copytree(workspace.root / "tuned", workspace.root / "copy")
+    workspace.recipe["deltas"] |= {"copy": {"tuned": "copy", "base": "into"}, "other": {"tuned": "base"}}
+    told = "deltas.change and deltas.copy are the same change"
+    (warning,) = [text for text in _warnings(workspace) if "the same change" in text]
+    assert warning.startswith(told)
+    plan = vecsurgery.plan(workspace.write())
+    assert plan.to_dict()["warnings"] == [warning]
+    assert f"\nwarning: {told}" in plan.text()
+
+
+def test_deltas_that_are_nearly_one_are_told_of_by_the_run(workspace: Workspace) -> None:
+    models.perturbed(workspace.root / "tuned", workspace.root / "near", seed=5, only="model.norm")
+    workspace.recipe["deltas"] |= {"near": {"tuned": "near"}}
+    workspace.recipe["steps"] = [{"project": "spectral"}]
+    del workspace.recipe["geometry"]
+    assert not [text for text in _warnings(workspace) if "same" in text]
+    record = vecsurgery.run(workspace.write(), workspace.out)
+    (warning,) = [text for text in report.warnings(record) if "nearly the same" in text]
+    assert warning.startswith("spectral: the deltas change and near are nearly the same in 21 of 21 matrices")

@@ -14,6 +14,7 @@ from vecsurgery.delta import DeltaSource, Difference, check_tying
 from vecsurgery.delta.reading import Finder
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import require_heard, require_loadable
+from vecsurgery.planning.alike import alike
 from vecsurgery.planning.disjoint import require_disjoint
 from vecsurgery.planning.inputs import Inputs, Pair
 from vecsurgery.planning.lineage import distance, distance_warning, lineage_warnings
@@ -63,6 +64,7 @@ def check_inputs(inputs: Inputs) -> Check:
         "geometry": {},
     }
     _ = inputs.touches, inputs.files  # selections that match nothing and geometry files of another model stop here
+    warnings += alike(inputs)
     warnings += _tokenizers(inputs)
     for name, pair in inputs.pairs.items():
         warnings += _pair(inputs, name, pair, facts)

@@ -23,6 +23,7 @@ from vecsurgery.editing.touches import Touch, Treatment, geometry_names
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.forward import Compute
 from vecsurgery.linalg import require_width
+from vecsurgery.planning.alike import alike
 from vecsurgery.planning.calls import require_possible
 from vecsurgery.planning.costs import (
     ACTIONS,
@@ -99,6 +100,11 @@ class Plan:
         }
         return {**self.inputs.models, **named}
 
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What the recipe alone makes doubtful; `vecsurgery check` compares more."""
+        return tuple(alike(self.inputs))
+
     @property
     def written(self) -> int:
         """Bytes of all tensors of the output; of a delta their values, of an adapter its factors at most."""
@@ -168,6 +174,7 @@ class Plan:
         return {
             "plan": self.hash,
             "into": str(self.inputs.into.folder),
+            "warnings": [*self.warnings],
             "tensors": [asdict(item) for item in self.tensors.values()],
             "geometry": [asdict(item) for item in self.geometry.values()],
             "fits": [asdict(item) for item in self.fits.values()],

@@ -25,6 +25,7 @@ def _head(plan: "Plan") -> str:
     lines = [f"into  {into.folder}  ({into.layout.architecture}, {into.layout.blocks} blocks)"]
     for name, changed in plan.changed.items():
         lines.append(f"delta {name}: {len(changed)} of {len(into.layout.tensors)} tensors changed")
+    lines += [f"warning: {warning}" for warning in plan.warnings]
     for step in plan.inputs.recipe.steps:
         method = str(step.number) if step.verb == "scale" else step.method
         how = settings(step.options.model_dump(by_alias=True)) if step.options is not None else ""

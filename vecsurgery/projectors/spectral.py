@@ -91,14 +91,16 @@ def spectral(
     geometry: not used.
     Facts of each delta: `norm`, `norm_ratio`, `rank` (K_t), `kept_energy` (share of ‖D_t‖² in those directions),
     `noise_floor` (singular values below it do not count; 0 where it is not known). Facts of the matrix: `deltas` (T),
-    `orthogonalised` (1 or 0), `least_cosine` (with `conflict_below`), `interference` and `interference_after` (STI),
-    `cut_outputs` and `cut_inputs` (share of the directions of Û and V̂ that was cut).
+    `orthogonalised` (1 or 0), `cosine_largest` of two of them, `least_cosine` (with `conflict_below`), `interference`
+    and `interference_after` (STI), `cut_outputs` and `cut_inputs` (share of the directions of Û and V̂ that was cut).
     Raises InputError where Σ K_t > min(out, in): there are not so many orthogonal directions.
     Source: SIFT, arXiv 2604.04231; Task Singular Vectors, arXiv 2412.00081. The cut at 0.3, the noise floor and the
     localisation by cosine are this project's.
     """
-    least = _least_cosine(deltas) if options.conflict_below is not None else None
+    cosines = [delta.cosine(deltas[first], deltas[second]) for first, second in combinations(deltas, 2)]
+    least = min(cosines) if cosines and options.conflict_below is not None else None
     common = {"deltas": float(len(deltas))} | ({} if least is None else {"least_cosine": least})
+    common |= {"cosine_largest": max(cosines)} if cosines else {}
     (shape,) = {each.shape for each in deltas.values()}
     limit = _limit(options, shape, len(deltas))
     unlimited = len(deltas) == 1 and limit >= min(shape) and options.spectrum == "own"
@@ -175,12 +177,6 @@ def _facts(each: "Delta", found: "Singular", squared_norm: float) -> dict[str, f
     }
 
 
-def _least_cosine(deltas: "Mapping[str, Delta]") -> float | None:
-    """The least cosine of two of the deltas; None for a lone one. A delta of zeros is orthogonal to all others."""
-    cosines = [delta.cosine(deltas[first], deltas[second]) for first, second in combinations(deltas, 2)]
-    return min(cosines, default=None)
-
-
 def _warnings(stacks: "Stacks", parts: "Mapping[str, Singular]") -> list[str]:
     warnings = [
         f"no singular value of {name} stands above the rounding noise of its storage type: nothing of it is left"
@@ -206,7 +202,19 @@ def _cost(shape: tuple[int, int], ranks: Sequence[int | None], options: Spectral
     each = [_dense_cost(smaller, larger, wanted) if rank is None else _factored_cost(shape, rank) for rank in ranks]
     joined = 2 * (linalg.EIGH_FLOPS * stacked**3) + 6 * (smaller + larger) * stacked**2
     held = max((cost.memory for cost in each), default=0)
-    return linalg.Cost(sum(cost.flops for cost in each) + joined, max(held, 24 * (smaller + larger) * stacked))
+    compared = sum(_cosine_flops(shape, *pair) for pair in combinations(ranks, 2))
+    return linalg.Cost(
+        sum(cost.flops for cost in each) + joined + compared, max(held, 24 * (smaller + larger) * stacked)
+    )
+
+
+def _cosine_flops(shape: tuple[int, int], first: int | None, second: int | None) -> int:
+    """Three inner products, of factors by their small products."""
+    if first is None and second is None:
+        return 6 * shape[0] * shape[1]
+    if first is None or second is None:
+        return 6 * shape[0] * shape[1] * (first or second or 0)
+    return 6 * sum(shape) * max(first, second) ** 2
 
 
 def _dense_cost(smaller: int, larger: int, wanted: int) -> linalg.Cost:

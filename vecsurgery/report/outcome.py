@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from vecsurgery.report import fitted, holding, judged, merged, orthogonal, summary
+from vecsurgery.report import alike, fitted, holding, judged, merged, orthogonal, summary
 from vecsurgery.report.numbers import counted, percent
 from vecsurgery.report.record import Record
 from vecsurgery.report.wording import kinds
@@ -28,6 +28,7 @@ def warnings(record: Record) -> list[str]:
     The weightiest come first (see `by_weight`).
     """
     found = _of_matrices(record) + _of_selection(record)
+    found += alike.warnings(record)
     found += fitted.warnings(record)
     found += [*record["warnings"], *_of_rounding(record)]
     found += record["written"]["warnings"] if "written" in record else []

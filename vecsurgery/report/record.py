@@ -76,8 +76,8 @@ class StepRecord(TypedDict):
     activation bias before and as intended after; `rank` directions used, or singular values kept; `energy` the
     directions' share of the geometry's energy; `energy_removed` 1 − norm_ratio²; `strength` λ; `floor` share of the
     bias that is out of reach; `rtol_leak` share of the bias left; `kept` share of the entries that stay; `factor` the
-    number of a scale; of a merge `merged_norm` ‖D′‖, `merged` deltas that changed the matrix, `cosine_least`,
-    `cosine_largest` of two of them. Others are shown under their own names.
+    number of a scale; of a merge `merged_norm` ‖D′‖, `merged` deltas that changed the matrix, `cosine_least`
+    of two of them; of a step with several deltas `cosine_largest` of two. Others are shown under their own names.
     """
 
     step: str
