@@ -221,7 +221,7 @@ def test_the_plan_knows_what_is_merged_and_what_is_held_whole(root: Path) -> Non
     planned = vecsurgery.plan(_recipe(root, {"merge": "ties", "as": "skills"}, {"scale": 0.5}))
     assert planned.totals()["tensors_merge"] == len(planned.tensors)
     assert planned.tensors[UP].steps == (("ties", "merge"), ("scale", "scale"))
-    assert "merge ties math and code and chat into skills" in planned.text()
+    assert "merge ties of math and code and chat into skills" in planned.text()
     assert planned.changed["skills"] == planned.changed["math"]
     added = vecsurgery.plan(_recipe(root))
     assert planned.tensors[UP].memory > added.tensors[UP].memory

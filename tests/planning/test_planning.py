@@ -137,7 +137,7 @@ def test_the_text_names_what_is_skipped_and_how_it_is_treated(rain: Workspace) -
 def test_the_sums_say_what_they_are_made_of(workspace: Workspace) -> None:
     plan = vecsurgery.plan(workspace.write())
     text = plan.text()
-    assert "step  retain_energy: project retain_energy, keep 0.1, energy 1, others source" in text
+    assert "step  retain_energy: project retain_energy, geometry retain, keep 0.1, energy 1, others source" in text
     assert "24 rows, 24 samples, 288 tokens, 264 positions" in text
     sums = dict(line.split(maxsplit=1) for line in text.partition("\nin sum\n")[2].splitlines())
     assert "of geometry (an upper bound" in sums["disk"]
@@ -226,3 +226,19 @@ def test_the_decomposition_of_a_merge_is_counted(workspace: Workspace) -> None:
     assert polar[QUERY].memory > plain[QUERY].memory
     assert "compute at most 0 flop" in found["task_arithmetic"].text()
     assert "compute at most 0 flop" not in found["iso_c"].text()
+
+
+def test_each_step_says_on_one_line_what_it_takes(workspace: Workspace) -> None:
+    (keep,) = workspace.recipe["steps"]
+    workspace.recipe["deltas"]["other"] = {"tuned": "base"}
+    workspace.recipe["steps"] = [
+        {**keep, "delta": "other", "modules": ["q", "up"], "layers": [0, "1-2"]},
+        {"scale": [0.5, 1], "layers": [0, 2], "except": ["*norm*"]},
+        {"merge": "task_arithmetic", "as": "both"},
+    ]
+    lines = [line for line in vecsurgery.plan(workspace.write()).text().splitlines() if line.startswith("step ")]
+    assert lines[0].startswith(
+        "step  retain_energy: project retain_energy of other, geometry retain, modules q up, layers 0-2, keep 0.1, "
+    )
+    assert lines[1] == "step  scale: scale [0.5, 1.0] of change and other, layers 0 2, except *norm*"
+    assert lines[2].startswith("step  task_arithmetic: merge task_arithmetic of change and other into both")

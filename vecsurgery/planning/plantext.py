@@ -1,15 +1,19 @@
 """A plan as text: what is measured, what each block costs, what is skipped, and the sums."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vecsurgery.checkpoint import readable
+from vecsurgery.editing.touches import geometry_names
 from vecsurgery.planning.costs import ACTIONS
+from vecsurgery.recipe.numbers import plain_number
 from vecsurgery.report.wording import counts, kinds, settings
 
 if TYPE_CHECKING:
     from vecsurgery.planning.costs import PlannedTensor
     from vecsurgery.planning.plans import Plan
+    from vecsurgery.recipe.types import Selection, Step
 
 _LISTED = 8
 
@@ -26,12 +30,41 @@ def _head(plan: "Plan") -> str:
     for name, changed in plan.changed.items():
         lines.append(f"delta {name}: {len(changed)} of {len(into.layout.tensors)} tensors changed")
     lines += [f"warning: {warning}" for warning in plan.warnings]
-    for step in plan.inputs.recipe.steps:
-        method = str(step.number) if step.verb == "scale" else step.method
-        how = settings(step.options.model_dump(by_alias=True)) if step.options is not None else ""
-        what = f" {' and '.join(step.selection.deltas)} into {step.result}" if step.result is not None else ""
-        lines.append(f"step  {step.id}: {step.verb} {method}{what}" + (f", {how}" if how else ""))
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_step(step, several=len(plan.changed) > 1) for step in plan.inputs.recipe.steps)])
+
+
+def _step(step: "Step", *, several: bool) -> str:
+    """What a step does to which deltas with which geometry, on what, and its settings. `several`: name its deltas."""
+    method = str(plain_number(step.number)) if step.verb == "scale" else step.method
+    into = f" into {step.result}" if step.result is not None else ""
+    of = f" of {' and '.join(step.selection.deltas)}{into}" if several or into else ""
+    used = geometry_names(step)
+    parts = [f"geometry {' and '.join(used)}"] if used else []
+    parts += _selected(step.selection)
+    parts += [settings(step.options.model_dump(by_alias=True))] if step.options is not None else []
+    return ", ".join([f"step  {step.id}: {step.verb} {method}{of}", *(part for part in parts if part)])
+
+
+def _selected(selection: "Selection") -> list[str]:
+    """The restrictions of a selection, by the recipe's keys."""
+    named = {
+        "modules": selection.modules,
+        "layers": None if selection.layers is None else _ranges(selection.layers),
+        "where": selection.where,
+        "except": selection.exclude,
+    }
+    return [f"{key} {' '.join(found)}" for key, found in named.items() if found]
+
+
+def _ranges(layers: Sequence[int]) -> list[str]:
+    """Sorted block numbers, runs of them as `first-last`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1][1:] = [layer]
+        else:
+            runs.append([layer])
+    return ["-".join(str(end) for end in run) for run in runs]
 
 
 def _geometry(plan: "Plan") -> str:
