@@ -188,7 +188,7 @@ def test_the_configurations_of_mergekit_work_as_written(first_use: Path) -> None
     same, other = _blocks(ROOT / "docs" / "mergekit.md", "yml")
     (first_use / "clean.yml").write_text(same, encoding="utf-8")
     (first_use / "rain.yml").write_text(other, encoding="utf-8")
-    assert configuration.read(first_use / "rain.yml") is not None
+    assert configuration.read(first_use / "rain.yml", pytest.fail) is not None
     vecsurgery.run("sage.yaml", "cleaned")
     (line,) = (text for block in _blocks(ROOT / "docs" / "mergekit.md", "sh") for text in block.splitlines())
     result = CliRunner().invoke(mergekit_yaml.command(), shlex.split(line)[1:])

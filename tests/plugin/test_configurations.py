@@ -127,6 +127,48 @@ def test_mergekits_own_methods_work_as_ever(family: Family, tmp_path: Path) -> N
     torch.testing.assert_close(found[QUERY], (into[QUERY] + one[QUERY]) / 2)
 
 
+@pytest.mark.parametrize(
+    ("place", "where"), [("whole", "parameters"), ("model", "parameters of {one}"), ("slice", "parameters of {one}")]
+)
+def test_a_parameter_that_no_method_of_mergekit_has_is_refused(
+    family: Family, place: str, where: str, tmp_path: Path
+) -> None:
+    content = family.configuration("ties", parameters={"density": 0.5, "weight": 1.0})
+    if place == "whole":
+        content["parameters"]["preset"] = "sift"
+    else:
+        content["models"][0]["parameters"] = {"preset": "sift"}
+    if place == "slice":
+        content["slices"] = [{"sources": [{**content.pop("models")[0], "layer_range": [0, 2]}]}]
+    told = _refused(content, tmp_path)
+    assert f"{where.format(one=family.root / 'one')}: unknown parameter 'preset' of ties" in told
+    assert "its parameters are int8_mask, normalize, rescale, lambda, weight, density" in told
+
+
+def test_what_another_method_of_mergekit_has_is_a_warning(family: Family, tmp_path: Path) -> None:
+    content = family.configuration("passthrough", parameters={"int8_mask": True, "scale": 2.0}, name="twice")
+    del content["base_model"]
+    result = merge(content, tmp_path / "merged")
+    assert result.exit_code == 0, (result.output, result.exception)
+    told = " ".join(result.output.split())
+    assert "mergekit has no key 'name' and ignores it" in told
+    assert "passthrough has no parameter 'int8_mask', and mergekit ignores it; its parameters are scale" in told
+    assert "wrote the model" not in told
+
+
+def test_a_misspelt_parameter_of_mergekits_own_methods_is_refused(family: Family, tmp_path: Path) -> None:
+    told = _refused(family.configuration("task_arithmetic", parameters={"wieght": 0.5}), tmp_path)
+    assert "unknown parameter 'wieght' of task_arithmetic (did you mean 'weight'?)" in told
+
+
+def test_the_last_line_says_where_the_model_was_written(family: Family, tmp_path: Path) -> None:
+    content = family.configuration("vecsurgery_trim", parameters={"density": 0.5})
+    result = merge(content, tmp_path / "merged", "--no-quiet")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stderr.splitlines()[-1] == f"wrote the model to {tmp_path / 'merged'}"
+    assert "wrote the model" not in result.stdout
+
+
 def test_the_console_script_is_mergekits_command_under_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     with pytest.raises(SystemExit) as ended:

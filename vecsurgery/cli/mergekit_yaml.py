@@ -35,6 +35,8 @@ def _merge(**given: Any) -> None:
     _errors.remember_format(context, ())
     with _errors.reported(context), plugin.prepared(Path(given["config_file"]), given, _warn):
         run_yaml.main.callback(**given)
+    if not given["quiet"]:
+        click.echo(f"wrote the model to {given['out_path']}", err=True)
 
 
 def _warn(text: str) -> None:

@@ -1,6 +1,6 @@
 """The configuration of a merge, as mergekit reads it, with what our methods refuse said before anything is opened."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mergekit.parameter_resolver import resolve_parameters
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.plugin.job import Values
 from vecsurgery.plugin.methods import CONSTANTS, PREFIX, SCALE, names_geometry, projectors, spec, values_by_model
+from vecsurgery.plugin.parameters import check_parameters
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe.problems import unknown
 
@@ -115,15 +116,16 @@ class Configuration:
                 )
 
 
-def read(path: Path) -> Configuration | None:
+def read(path: Path, warn: Callable[[str], None]) -> Configuration | None:
     """The configuration in a file; None where its method is mergekit's own.
 
-    Errors: InputError for a file that mergekit cannot read, an unknown method of ours, keys and parameters that do not
-    exist; UnsupportedError for what our methods do not do.
+    `warn` is told of what mergekit's own methods ignore. Errors: InputError for a file that mergekit cannot read, an
+    unknown method of ours, keys and parameters that do not exist; UnsupportedError for what our methods do not do.
     """
     content = _content(path)
     method = content.get("merge_method")
     if not isinstance(method, str) or not method.startswith(PREFIX):
+        check_parameters(path, content, warn)
         return None
     known: dict[str, Projector | None] = {**projectors(), SCALE: None}
     if method not in known:

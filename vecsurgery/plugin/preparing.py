@@ -34,7 +34,7 @@ def prepared(path: Path, options: Mapping[str, Any], warn: Callable[[str], None]
     of at the end. Errors: InputError, UnsupportedError.
     """
     methods.register_all()
-    found = configuration.read(path)
+    found = configuration.read(path, warn)
     if found is None:
         yield
         return
