@@ -161,7 +161,7 @@ def test_adapters_are_made_orthogonal_without_ever_being_multiplied_out(tmp_path
     assert {name for name, flops in costs.items() if flops} == set(products)
     assert PROJECTOR.cost is not None
     assert set(costs.values()) == {0, PROJECTOR.cost((32, 32), [4, 4], PROJECTOR.options()).flops}
-    assert "project spectral, preset sift" in planned.text()
+    assert "project spectral of a and b, preset sift" in planned.text()
     record = vecsurgery.run(path, tmp_path / "out")
     before, after = (reference.tensors_of(tmp_path / name) for name in ("into", "out"))
     for name, pair in products.items():

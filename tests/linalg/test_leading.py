@@ -167,3 +167,16 @@ def test_the_search_stands_rank_deficient_and_zero_matrices(
         _require_orthonormal(found, 1e-5)
         assert found.rank == rank
         torch.testing.assert_close(_product(found), matrix.double(), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("shape", [(20, 34), (34, 20)])
+def test_the_largest_cosine_is_that_of_the_deltas_where_all_of_them_is_kept(shape: tuple[int, int]) -> None:
+    factors = {name: [_random(seed, shape[0], 4), _random(seed + 9, 4, shape[1])] for seed, name in enumerate("abc")}
+    factors["d"] = [factors["a"][0], factors["a"][1] + 0.3 * _random(5, 4, shape[1])]
+    matrices = {name: left @ right for name, (left, right) in factors.items()}
+    parts = {name: linalg.leading_svd(matrix, 5) for name, matrix in matrices.items()}
+    flat = torch.stack([matrix.flatten() / matrix.norm() for matrix in matrices.values()])
+    expected = float((flat @ flat.T).triu(1).max())
+    assert linalg.Stacks.of(parts, 0.3, "own").facts()["cosine_largest"] == pytest.approx(expected, rel=1e-9)
+    alone = {"a": parts["a"], "zero": linalg.leading_svd(torch.zeros(shape, dtype=torch.float64), 3)}
+    assert "cosine_largest" not in linalg.Stacks.of(alone, 0.3, "own").facts()

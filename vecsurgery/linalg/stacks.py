@@ -1,8 +1,8 @@
 """The leading singular directions of several deltas side by side, made orthonormal, and how much they interfere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, combinations, pairwise
 from typing import Literal
 
 import torch
@@ -32,6 +32,8 @@ class Stacks:
     """U*ᵀU* and V*ᵀV*, of the factors as they are, float64."""
     interference: float
     """STI of the deltas as they came."""
+    likeness: float | None
+    """The largest cosine of two deltas, of what their triplets hold; None where there are not two with any."""
 
     @classmethod
     def of(cls, parts: Mapping[str, Singular], rtol: float, spectrum: Spectrum) -> "Stacks":
@@ -44,13 +46,15 @@ class Stacks:
         )
         grams = [_gram(side) for side in sides]
         outputs, inputs = (polar_factor(side, rtol=rtol, gram=gram) for side, gram in zip(sides, grams, strict=True))
+        values = torch.cat([part.values for part in parts.values()])
         return cls(
             places,
             torch.cat([_spectrum(part.values, spectrum) for part in parts.values()]),
             outputs,
             inputs,
             ((outputs.factor.T @ outputs.factor).double(), (inputs.factor.T @ inputs.factor).double()),
-            interference(grams[0], torch.cat([part.values for part in parts.values()]), grams[1]),
+            interference(grams[0], values, grams[1]),
+            _likeness(grams[0] * grams[1], values, [place for place in places.values() if place.start < place.stop]),
         )
 
     def slot(self, name: str) -> tuple[Float[Tensor, "outputs k"], Float[Tensor, "k inputs"]]:
@@ -68,7 +72,8 @@ class Stacks:
 
     def facts(self) -> dict[str, float]:
         """What the report says of the matrix."""
-        return {
+        alike = {} if self.likeness is None else {"cosine_largest": self.likeness}
+        return alike | {
             "interference": self.interference,
             "interference_after": interference(self.overlaps[0], self.spectrum, self.overlaps[1]),
             "cut_outputs": self.outputs.cut,
@@ -87,6 +92,16 @@ def interference(outputs: Float[Tensor, "k k"], values: Float[Tensor, " k"], inp
     identity = torch.eye(count, dtype=outputs.dtype, device=outputs.device)
     product = ((outputs - identity) * values) @ (inputs - identity)
     return float(product.abs().sum()) / (count * (count - 1))
+
+
+def _likeness(overlaps: Float[Tensor, "k k"], values: Float[Tensor, " k"], places: Sequence[slice]) -> float | None:
+    """Largest ⟨D_s, D_t⟩/(‖D_s‖ ‖D_t‖); `overlaps`: the products (u_iᵀu_j)(v_iᵀv_j) of all triplets."""
+    found = [
+        float(values[one] @ overlaps[one, other] @ values[other]) / float(values[one].norm() * values[other].norm())
+        for one, other in combinations(places, 2)
+        if float(values[one].norm() * values[other].norm()) > 0.0
+    ]
+    return max(found, default=None)
 
 
 def _gram(side: Float[Tensor, "rows k"]) -> Float[Tensor, "k k"]:

@@ -91,16 +91,17 @@ def spectral(
     geometry: not used.
     Facts of each delta: `norm`, `norm_ratio`, `rank` (K_t), `kept_energy` (share of ‖D_t‖² in those directions),
     `noise_floor` (singular values below it do not count; 0 where it is not known). Facts of the matrix: `deltas` (T),
-    `orthogonalised` (1 or 0), `cosine_largest` of two of them, `least_cosine` (with `conflict_below`), `interference`
-    and `interference_after` (STI), `cut_outputs` and `cut_inputs` (share of the directions of Û and V̂ that was cut).
+    `orthogonalised` (1 or 0), `cosine_largest` of what two of them keep, `least_cosine` (with `conflict_below`),
+    `interference` and `interference_after` (STI), `cut_outputs` and `cut_inputs` (share of the directions of Û and V̂
+    that was cut).
     Raises InputError where Σ K_t > min(out, in): there are not so many orthogonal directions.
     Source: SIFT, arXiv 2604.04231; Task Singular Vectors, arXiv 2412.00081. The cut at 0.3, the noise floor and the
     localisation by cosine are this project's.
     """
-    cosines = [delta.cosine(deltas[first], deltas[second]) for first, second in combinations(deltas, 2)]
-    least = min(cosines) if cosines and options.conflict_below is not None else None
-    common = {"deltas": float(len(deltas))} | ({} if least is None else {"least_cosine": least})
-    common |= {"cosine_largest": max(cosines)} if cosines else {}
+    cosines = _cosines(deltas) if options.conflict_below is not None else []
+    least = min(cosines, default=None)
+    common = {"deltas": float(len(deltas))}
+    common |= {"least_cosine": min(cosines), "cosine_largest": max(cosines)} if cosines else {}
     (shape,) = {each.shape for each in deltas.values()}
     limit = _limit(options, shape, len(deltas))
     unlimited = len(deltas) == 1 and limit >= min(shape) and options.spectrum == "own"
@@ -113,7 +114,7 @@ def spectral(
     stacks = linalg.Stacks.of(parts, options.cut, options.spectrum)
     edited = {name: _slot(*stacks.slot(name), each) for name, each in deltas.items()}
     own = {name: _facts(each, parts[name], stacks.squared_norm(name)) for name, each in deltas.items()}
-    facts = common | {"orthogonalised": 1.0} | stacks.facts()
+    facts = stacks.facts() | common | {"orthogonalised": 1.0}
     return delta.Edit(edited, facts, tuple(_warnings(stacks, parts)), own=own)
 
 
@@ -177,6 +178,11 @@ def _facts(each: "Delta", found: "Singular", squared_norm: float) -> dict[str, f
     }
 
 
+def _cosines(deltas: "Mapping[str, Delta]") -> list[float]:
+    """Those of every two deltas; one of zeros is orthogonal to all others."""
+    return [delta.cosine(deltas[first], deltas[second]) for first, second in combinations(deltas, 2)]
+
+
 def _warnings(stacks: "Stacks", parts: "Mapping[str, Singular]") -> list[str]:
     warnings = [
         f"no singular value of {name} stands above the rounding noise of its storage type: nothing of it is left"
@@ -202,7 +208,8 @@ def _cost(shape: tuple[int, int], ranks: Sequence[int | None], options: Spectral
     each = [_dense_cost(smaller, larger, wanted) if rank is None else _factored_cost(shape, rank) for rank in ranks]
     joined = 2 * (linalg.EIGH_FLOPS * stacked**3) + 6 * (smaller + larger) * stacked**2
     held = max((cost.memory for cost in each), default=0)
-    compared = sum(_cosine_flops(shape, *pair) for pair in combinations(ranks, 2))
+    pairs = combinations(ranks, 2) if options.conflict_below is not None else ()
+    compared = sum(_cosine_flops(shape, *pair) for pair in pairs)
     return linalg.Cost(
         sum(cost.flops for cost in each) + joined + compared, max(held, 24 * (smaller + larger) * stacked)
     )
