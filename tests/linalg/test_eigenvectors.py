@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vecsurgery import linalg
-from vecsurgery.linalg.eigen import leading_eigenvectors
+from vecsurgery.linalg.eigen import leading_eigenvectors, orthonormalise_poor
 
 
 def _orthonormal(generator: torch.Generator, rows: int, columns: int) -> Tensor:
@@ -121,3 +121,16 @@ def test_a_moment_wider_than_2048_keeps_the_leading_directions_and_the_rest(nois
     _assert_orthonormal(subspace.directions)
     torch.testing.assert_close(subspace.energies[:8], energies[:8], rtol=1e-4, atol=0)
     assert subspace.rest == pytest.approx(float(energies[16:].sum()) if noise else 0.0, rel=0.02)
+
+
+def test_only_directions_that_the_division_by_small_singular_values_spoilt_are_made_orthonormal_again() -> None:
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(40, 6, generator=generator, dtype=torch.float64))[0].T
+    squares = torch.tensor([1.0, 0.5, 2.0**-20, 2.0**-21, 1e-9, 1e-12], dtype=torch.float64)
+    spoilt = basis.clone()
+    spoilt[3:] += 1e-4 * torch.randn(3, 40, generator=generator, dtype=torch.float64)
+    directions = spoilt.clone()
+    orthonormalise_poor(directions, squares)
+    assert torch.equal(directions[:3], spoilt[:3])
+    assert (directions @ directions.T - torch.eye(6, dtype=torch.float64)).abs().max() < 1e-14
+    assert (directions - basis).abs().max() < 1e-3

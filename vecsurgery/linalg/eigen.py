@@ -19,6 +19,7 @@ _PANEL = 256
 _STEPS = 8
 _EXTRA = (256, 1024)
 _BENIGN = 2.0**-20
+"""(σ/σ_max)² above which a direction that was divided by σ is orthonormal to about 1e-9 as it comes."""
 
 
 def empty_subspace(width: int) -> Subspace:
@@ -49,8 +50,10 @@ def rows_subspace(rows: Float[Tensor, "count inputs"], max_directions: int) -> S
     squares = squares[:kept]
     # one direction a row until the end: every pass below then runs along memory
     directions = (vectors[:, :kept] / squares.sqrt()).T @ matrix
-    benign = 0 if rows.dtype == torch.float64 else int((squares >= _BENIGN * squares[:1]).sum())
-    orthonormalise_from(directions, benign)
+    if rows.dtype == torch.float64:
+        _orthonormalise_from(directions, 0)
+    else:
+        orthonormalise_poor(directions, squares)
     rest = _rest(trace, squares, truncated=kept < rank)
     return Subspace(_with_fixed_signs(directions).T, squares / count, rest=rest / count, count=count)
 
@@ -172,7 +175,15 @@ def _rest(trace: float, kept: Float[Tensor, " k"], *, truncated: bool) -> float:
     return max(0.0, trace - float(kept.sum())) if truncated else 0.0
 
 
-def orthonormalise_from(vectors: Float[Tensor, "k inputs"], first: int) -> None:
+def orthonormalise_poor(directions: Float[Tensor, "k inputs"], squares: Float[Tensor, " k"]) -> None:
+    """Make rows Xᵀu/σ orthonormal where the division by σ magnified rounding, those with σ² < 2⁻²⁰·σ₁²; in place.
+
+    squares: σ², descending, one for each row.
+    """
+    _orthonormalise_from(directions, int((squares >= _BENIGN * squares[:1]).sum()))
+
+
+def _orthonormalise_from(vectors: Float[Tensor, "k inputs"], first: int) -> None:
     """Make the rows from `first` on orthonormal, also to the rows before, which are so already; in place."""
     if first == len(vectors):
         return

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .eigen import orthonormalise_from
+from .eigen import orthonormalise_poor
 
 _LEAST_BLOCK, _MOST_BLOCK = 16, 64
 """Smaller blocks take fewer products, larger ones run faster: 64 columns reach the speed of a large product."""
@@ -20,8 +20,6 @@ _PROBES, _PROBE_ROUNDS = 16, 2
 _OUTSIDE = 1.01
 """Nothing outside of the space may be this much larger than the least value that is wanted."""
 _DEPENDENT = 1e-6
-_BENIGN = 2.0**-20
-"""(σ/σ_max)² above which Bᵀu/σ needs no orthonormalising."""
 _LEFT = 0.1
 """Share of a direction that must be left outside of the space, else chance takes its place."""
 
@@ -141,7 +139,7 @@ def _triplets(
     size = spaces.size
     if not inner.numel():  # by the eigenvectors of B Bᵀ: the other side follows
         directions = (outer / values).T @ spaces.inside[:size, :size]
-        orthonormalise_from(directions, int((values.square() >= _BENIGN * values[:1].square()).sum()))
+        orthonormalise_poor(directions, values.square())
         inner = directions.T
     return outer.T @ spaces.left[:size], values, inner.T @ spaces.right[:size]
 

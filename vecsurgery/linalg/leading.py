@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .eigen import lower_gram, orthonormalise_from
+from .eigen import lower_gram, orthonormalise_poor
 from .lanczos import block_size, lanczos_triplets
 
 EXACT_SIZE = 512
@@ -15,7 +15,6 @@ EXACT_SIZE = 512
 
 _RANGE = (1e-20, 1e20)
 """Matrices whose largest entry lies in between are taken as they are: their products stay in the range of float32."""
-_BENIGN = 2.0**-20
 _RESOLVED = {torch.float32: 2.0**-20, torch.float64: 2.0**-46}
 """σ/σ_max below which a singular value is rounding of the type that the matrix is given in."""
 
@@ -111,5 +110,5 @@ def _by_gram(matrix: Float[Tensor, "rows columns"], wanted: int) -> Singular:
     values = values[values > _RESOLVED[matrix.dtype] * values[:1]]
     vectors = vectors.flip(1)[:, : len(values)]
     directions = (vectors / values).T @ wide
-    orthonormalise_from(directions, int((values.square() >= _BENIGN * values[:1].square()).sum()))
+    orthonormalise_poor(directions, values.square())
     return Singular(vectors, values, directions.T)
