@@ -3,7 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.report import fitted, holding, judged, orthogonal, outcome, pictures, summary, wording
+from vecsurgery.report import fitted, holding, judged, merged, orthogonal, outcome, pictures, summary, wording
 from vecsurgery.report.numbers import counted, duration, number, percent
 from vecsurgery.report.plain import BIAS, figure, optional, sources, treated
 from vecsurgery.report.record import FitRecord, MatrixRecord, Record
@@ -28,7 +28,8 @@ def html(record: Record, *, worst: int = 10) -> str:
             warnings=outcome.warnings(record),
             sources=sources(record),
             terms=BIAS,
-            steps=summary.step_totals(record),
+            steps=[total for total in summary.step_totals(record) if total.step not in merged.step_ids(record)],
+            merges=(merged.TITLE, merged.HEADER, merged.rows(record)),
             settings=wording.step_settings(record),
             interference=(orthogonal.TITLE, orthogonal.HEADER, orthogonal.orthogonal(record)),
             gates=judged.gates(record),

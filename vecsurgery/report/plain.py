@@ -13,8 +13,8 @@ _LISTED = 4
 
 
 def text(record: Record, *, worst: int = 10) -> str:
-    """Render a record: verdict, gates, warnings, evaluation, sources, steps, interference, fits, bias per layer on the
-    stored weights, the `worst` matrices, what was not edited, times.
+    """Render a record: verdict, gates, warnings, evaluation, sources, merges, steps, interference, fits, bias per layer
+    on the stored weights, the `worst` matrices, what was not edited, times.
     """
     sections: list[Callable[[Record], list[str]]] = [
         _head,
@@ -22,12 +22,14 @@ def text(record: Record, *, worst: int = 10) -> str:
         _warnings,
         _evaluation,
         _sources,
+        _merges,
         _steps,
         _orthogonal,
         _fits,
         holding.written,
         _outcomes,
         lambda record: [line for name in summary.totals(record) for line in _worst(record, name, worst)],
+        lambda record: _merged_matrices(record, worst),
         _passed,
         _end,
     ]
@@ -111,7 +113,19 @@ def _split(pairs: Sequence[tuple[str, str]]) -> tuple[Sequence[str], Sequence[Se
     return pairs[0], pairs[1:]
 
 
+def _merges(record: Record) -> list[str]:
+    rows = merged.rows(record)
+    return [merged.TITLE, *table(merged.HEADER, rows, left=4, last_left=True)] if rows else []
+
+
+def _merged_matrices(record: Record, count: int) -> list[str]:
+    """The matrices of merges, where no other table names matrices."""
+    rows = [] if summary.totals(record) else merged.largest(record, count)
+    return ["Matrices with the largest merged delta", *table(merged.MATRIX_HEADER, rows, left=2)] if rows else []
+
+
 def _steps(record: Record) -> list[str]:
+    merging = merged.step_ids(record)
     settings = wording.step_settings(record)
     rows = [
         [
@@ -127,9 +141,10 @@ def _steps(record: Record) -> list[str]:
             settings.get(total.step, "") or "–",
         ]
         for total in summary.step_totals(record)
+        if total.step not in merging
     ]
     if not rows:
-        return ["No step touched a matrix."]
+        return [] if merging else ["No step touched a matrix."]
     header = [
         "step",
         "method",
