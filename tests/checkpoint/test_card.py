@@ -26,7 +26,7 @@ def test_sources_that_agree_give_their_licence(tmp_path: Path) -> None:
         source(tmp_path, "tuned", "---\nlicense: mit\n---\n", "org/tuned"),
     ]
     card = model_card("Cleaned", sources, "into: org/into\n", "Removed much.")
-    assert card.warnings == ()
+    assert card.notes == ()
     assert front_matter(card) == {
         "license": "mit",
         "library_name": "transformers",
@@ -40,13 +40,13 @@ def test_sources_that_agree_give_their_licence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [None, "---\nlicense: apache-2.0\n---\n", "no front matter", "---\n- a: [\n---\n"])
-def test_a_licence_that_differs_or_is_unknown_gives_other_with_a_warning(other: str | None, tmp_path: Path) -> None:
+def test_a_licence_that_differs_or_is_unknown_gives_other_with_a_note(other: str | None, tmp_path: Path) -> None:
     sources = [source(tmp_path, "into", "---\nlicense: mit\n---\n"), source(tmp_path, "tuned", other)]
     card = model_card("x", sources, "into: a")
     assert front_matter(card)["license"] == "other"
-    (warning,) = card.warnings
-    assert "into: mit" in warning
-    assert "tuned: " in warning
+    (note,) = card.notes
+    assert "into: mit" in note
+    assert "tuned: " in note
 
 
 def test_local_folders_do_not_stand_in_the_base_models(tmp_path: Path) -> None:

@@ -72,11 +72,23 @@ def test_warnings_that_differ_only_in_numbers_are_gathered_with_a_count():
     assert "3 more" in found[0]
 
 
-def test_what_weighs_most_is_told_first_and_the_licence_last():
+def test_notes_are_shown_and_counted_neither_as_warnings_nor_in_the_verdict():
     licence = "the licences of the sources are not all known; the model card says `license: other`: settle it"
+    noted = record() | {"notes": [licence]}
+    assert report.verdict(noted) == report.verdict(record())
+    assert report.warnings(noted) == report.warnings(record())
+    assert f"Note: {licence}\n" in report.text(noted)
+    assert "Note: the licences of the sources are not all known; the model card says <code>license: other" in (
+        report.html(noted)
+    )
+    assert "Note:" not in report.text(record()) + report.html(record())
+
+
+def test_what_weighs_most_is_told_first():
+    other = "something else"
     kin = "deltas.x: RoPE base differs: into has 1, tuned has 2"
     changed = record() | {
-        "warnings": [licence, kin],
+        "warnings": [other, kin],
         "left_out": [{"tensor": "a.weight", "step": "null_space", "delta": "x", "unprotected": True}],
     }
     emptied = "only 0.1 of the delta's norm is left; raise rtol, or use fewer positions"
@@ -85,7 +97,7 @@ def test_what_weighs_most_is_told_first_and_the_licence_last():
     assert emptied in found[0]
     assert "added unprotected" in found[1]
     assert found[2] == kin
-    assert found[-1] == licence
+    assert other in found[3:]
     assert len(found) == 6
 
 

@@ -28,6 +28,8 @@ def test_geometry_is_kept_unless_the_recipe_says_otherwise(workspace: Workspace)
     record = record_of(workspace.root / "without")
     assert "file" not in record["geometry"]["retain"]
     assert not [name for name in record["files"] if name.startswith("surgery/")]
+    assert "the model card says `license: other`" in record["notes"][0]
+    assert not any("licences" in line for line in record["warnings"])
     assert set(vecsurgery.verify(workspace.root / "without").values()) == {"same"}
 
 

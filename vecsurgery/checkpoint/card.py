@@ -23,10 +23,10 @@ class CardSource:
 
 @dataclass(frozen=True)
 class Card:
-    """The card's text and what a reader of the run should be told about it."""
+    """The card's text, and what is to be settled before it is published."""
 
     text: str
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 Form = Literal["checkpoint", "delta", "adapter", "patched"]
@@ -45,11 +45,11 @@ def model_card(
 
     `sources`: `into` first. `recipe`: its text, shown in a code block. `summary`: a sentence on what happened. `form`:
     what the folder holds.
-    The licence is that of the sources where all state the same one, else `other`, with a warning.
+    The licence is that of the sources where all state the same one, else `other`, with a note.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    licence, warnings = _licence(sources)
+    licence, notes = _licence(sources)
     named = sources[:1] if form == "adapter" else sources
     hub_ids = list(dict.fromkeys(source.hub_id for source in named if source.hub_id))
     relation = "adapter" if form == "adapter" else "merge"
@@ -57,7 +57,7 @@ def model_card(
     library = {"delta": None, "adapter": "peft"}.get(form, "transformers")
     data = ModelCardData(license=licence, library_name=library, base_model=hub_ids or None, tags=list(_TAGS), **extra)
     body = _body(title, sources, recipe, summary, form)
-    return Card(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), warnings)
+    return Card(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), notes)
 
 
 def licence_of(folder: Path) -> str | None:
@@ -71,7 +71,7 @@ def licence_of(folder: Path) -> str | None:
     try:
         metadata = metadata_load(readme)
     except (ValueError, yaml.YAMLError):
-        # A foreign card that is no valid card states no licence; the caller warns that it is unknown.
+        # A foreign card that is no valid card states no licence; the card notes that it is unknown.
         return None
     licence = metadata.get("license") if metadata else None
     return licence.strip().lower() if isinstance(licence, str) and licence.strip() else None

@@ -63,4 +63,6 @@ def command(
         click.echo("\n".join(report.written(record)))
         for warning in [*record["warnings"], *record["written"]["warnings"]]:
             click.echo(f"warning: {warning}")
+        for note in report.notes(record):
+            click.echo(f"note: {note}")
         click.echo(f"{out}: the {'delta' if rank is None else 'adapter'}, with its report in {out / 'report.html'}")

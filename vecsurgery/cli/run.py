@@ -38,4 +38,6 @@ def command(
     else:
         click.echo(report.verdict(record))
         written = f"the {record['written']['format']}" if "written" in record else "the model"
+        for note in report.notes(record):
+            click.echo(f"note: {note}")
         click.echo(f"{out}: {written}, with its report in {out / 'report.html'}")

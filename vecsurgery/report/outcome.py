@@ -17,7 +17,6 @@ _HEAVY = (
     ("vocabulary rows", "has no row for", "ends texts with", "cannot be compared by string"),
 )
 """What the weightier warnings say, the weightiest first."""
-_LIGHT = ("the licences of the sources",)
 _NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*")
 
 
@@ -37,16 +36,19 @@ def warnings(record: Record) -> list[str]:
     return by_weight(found)
 
 
+def notes(record: Record) -> list[str]:
+    """What is to be settled before the result is published; no warning about the surgery, and not counted as one."""
+    return record.get("notes", [])
+
+
 def by_weight(found: Iterable[str]) -> list[str]:
     """Warnings in the order in which a reader should judge them: a delta that is gone or unprotected, models that are
-    no kin, tokens that mean something else, whatever else there is, the licence. Equals stay as they came.
+    no kin, tokens that mean something else, whatever else there is. Equals stay as they came.
     """
     return sorted(found, key=_weight)
 
 
 def _weight(text: str) -> int:
-    if any(phrase in text for phrase in _LIGHT):
-        return len(_HEAVY) + 1
     return next((rank for rank, phrases in enumerate(_HEAVY) if any(phrase in text for phrase in phrases)), len(_HEAVY))
 
 

@@ -26,6 +26,7 @@ def html(record: Record, *, worst: int = 10) -> str:
             record=record,
             verdict=outcome.verdict(record),
             warnings=outcome.warnings(record),
+            notes=outcome.notes(record),
             sources=sources(record),
             terms=BIAS,
             steps=[total for total in summary.step_totals(record) if total.step not in merged.step_ids(record)],

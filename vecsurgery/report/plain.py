@@ -14,7 +14,7 @@ _LISTED = 4
 
 def text(record: Record, *, worst: int = 10) -> str:
     """Render a record: verdict, gates, warnings, evaluation, sources, merges, steps, interference, fits, bias per layer
-    on the stored weights, the `worst` matrices, what was not edited, times.
+    on the stored weights, the `worst` matrices, what was not edited, notes, times.
     """
     sections: list[Callable[[Record], list[str]]] = [
         _head,
@@ -256,4 +256,4 @@ def _warnings(record: Record) -> list[str]:
 
 def _end(record: Record) -> list[str]:
     spent = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in record["seconds"].items())
-    return [f"Time: {spent}."] if spent else []
+    return [f"Note: {line}" for line in outcome.notes(record)] + ([f"Time: {spent}."] if spent else [])

@@ -311,6 +311,8 @@ class Record(TypedDict):
     """What was written, relative to the output folder → SHA-256."""
     warnings: list[str]
     """Of the run as a whole, those of `check` included; not those of geometries and matrices."""
+    notes: NotRequired[list[str]]
+    """What is to be settled before the result is published, as its licence: nothing about the surgery."""
     verdict: NotRequired[str]
     """One line; `vecsurgery.report.verdict(record)` writes it."""
 

@@ -340,7 +340,7 @@ def _finish(plan: Plan, record: Record, partial: Partial) -> None:
     sources = _sources(inputs)
     recipe = _without_places(inputs)
     form = inputs.recipe.output.format
-    record["warnings"] += model_card(title, sources, recipe, form=form).warnings
+    record["notes"] = list(model_card(title, sources, recipe, form=form).notes)
     record["verdict"] = report.verdict(record)
     card = model_card(title, sources, recipe, record["verdict"], form)
     for name, text in {"README.md": card.text, "recipe.yaml": inputs.recipe.text}.items():
