@@ -97,12 +97,58 @@ def test_weights_in_torchs_format_come_back_tensor_for_tensor(plain: Path, tmp_p
     assert tensors_equal(tensors_of(tmp_path / "back"), tensors_of(plain / "base"))
 
 
-def test_another_model_is_refused_and_nothing_is_left(pair: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="was made from base"):
+def test_a_delta_that_is_applied_or_undone_already_is_refused_and_nothing_is_left(pair: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"seems to be applied already; `vecsurgery undo` takes it out again"):
         vecsurgery.apply(pair / "tuned", pair / "delta", tmp_path / "out")
-    with pytest.raises(InputError, match="expected what `apply` made with it"):
+    with pytest.raises(InputError, match=r"is not applied there, or was taken out already; expected what `apply` made"):
         vecsurgery.undo(pair / "base", pair / "delta", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_delta_applied_where_no_fingerprint_shows_it_is_found_by_the_tensors_hash(tmp_path: Path) -> None:
+    models.checkpoint(tmp_path / "base", seed=1, num_hidden_layers=1, intermediate_size=512)
+    shutil.copytree(tmp_path / "base", tmp_path / "tuned")
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    tensors[UP] = tensors[UP].clone()
+    tensors[UP].view(-1)[tensors[UP].numel() // 2] += 1.0  # in the middle, where a fingerprint does not look
+    save_file(tensors, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+    vecsurgery.extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "delta")
+    with pytest.raises(InputError, match=rf"tensor '{UP}' has the bytes .* `vecsurgery undo` takes it out again"):
+        vecsurgery.apply(tmp_path / "tuned", tmp_path / "delta", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_model_is_refused(pair: Path, tmp_path: Path) -> None:
+    models.perturbed(pair / "base", tmp_path / "other", seed=8)
+    with pytest.raises(InputError, match="was made from base"):
+        vecsurgery.apply(tmp_path / "other", pair / "delta", tmp_path / "out")
+    with pytest.raises(InputError, match="expected what `apply` made with it"):
+        vecsurgery.undo(tmp_path / "other", pair / "delta", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("model", "delta", "says"),
+    [
+        ("delta", "base", r"is a delta folder and .* a model folder; give them the other way round: vecsurgery apply "),
+        ("delta", "delta", r"INTO \(the first argument\), .*delta, is a delta folder; expected the folder or hub id"),
+        ("base", "tuned", r"DELTA \(the second argument\), .*tuned, is a model folder; expected a folder that"),
+        ("./gone", "delta", r"INTO \(the first argument\), .*gone, is a folder that does not exist; expected"),
+        ("base", "gone", r"DELTA \(the second argument\), .*gone, is a folder that does not exist; expected"),
+        ("empty", "delta", r"INTO .*, is a folder with neither config.json nor delta.json; expected"),
+        ("gone", "delta", r"INTO \(the first argument\): .*There is no folder of this name"),
+        ("gone/a/b", "delta", r"INTO \(the first argument\), 'gone/a/b': .*; expected the folder or hub id"),
+    ],
+)
+def test_the_argument_that_is_wrong_is_named(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, delta: str, says: str
+) -> None:
+    for name in ("base", "tuned", "delta"):
+        (tmp_path / name).symlink_to(plain / name)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=says):
+        vecsurgery.apply(model, delta, "out")
+    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +246,6 @@ def test_a_cut_off_file_is_refused_by_its_size(plain: Path, tmp_path: Path) -> N
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(InputError, match="should have"):
         vecsurgery.apply(plain / "base", folder, tmp_path / "out")
-
-
-def test_a_folder_that_is_no_delta_is_refused(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no delta\.json"):
-        vecsurgery.apply(plain / "base", plain / "tuned", tmp_path / "out")
 
 
 def test_nothing_of_the_users_is_overwritten(plain: Path, tmp_path: Path) -> None:

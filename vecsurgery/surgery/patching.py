@@ -1,6 +1,7 @@
 """Deltas as files: made from two checkpoints, applied to the one they were made from, and taken away again."""
 
 import hashlib
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,6 @@ from vecsurgery.checkpoint import (
     publish,
     readable,
     require_space,
-    resolve,
     tensor_bytes,
     write_bytes,
     write_shard,
@@ -36,12 +36,14 @@ from vecsurgery.delta import Applied, DeltaFolder
 from vecsurgery.delta.description import DESCRIPTION_FILE
 from vecsurgery.delta.folder import Way
 from vecsurgery.delta.from_file import require_base, require_entries
-from vecsurgery.errors import InputError, UnsupportedError
+from vecsurgery.delta.reading import label as label_of
+from vecsurgery.errors import InputError
 from vecsurgery.planning.inputs import label, open_inputs
 from vecsurgery.progress import Progress, silent
-from vecsurgery.recipe import from_mapping, parse_reference
+from vecsurgery.recipe import from_mapping
 from vecsurgery.recipe.types import Reference
 from vecsurgery.report.record import Record
+from vecsurgery.surgery.arguments import parsed, require_arguments, resolved
 from vecsurgery.surgery.running import execute
 from vecsurgery.surgery.writing import row_slices
 
@@ -145,8 +147,9 @@ def undo(edited: str | Path, delta: str | Path, out: str | Path, *, progress: Pr
 
 
 def _patched(model: str | Path, delta: str | Path, out: Path, way: Way, progress: Progress) -> Patched:
-    reference = _reference(str(model))
-    folder, source = _opened(Path(delta)), Stored(resolve(reference), reference=reference)
+    reference = parsed(str(model), way)
+    require_arguments(reference, Path(delta), way)
+    folder, source = _opened(Path(delta)), Stored(resolved(reference, way), reference=reference)
     _require_fit(folder, source, way)
     inputs = [source.folder, folder.path]
     check_output(out, inputs)
@@ -183,18 +186,6 @@ def _needed(source: Stored, shards: Sequence[ShardPlan], index: bytes | None) ->
     return weights + beside + _CARD
 
 
-def _reference(text: str) -> Reference:
-    try:
-        reference = parse_reference(text, Path.cwd())
-    except ValueError as error:
-        raise InputError(f"opening the model {text!r}: {error}") from error
-    if reference.adapter is not None:
-        raise UnsupportedError(
-            f"opening the model {text!r}: a delta is applied to a checkpoint without an adapter on it"
-        )
-    return reference
-
-
 def _opened(path: Path) -> DeltaFolder:
     return DeltaFolder(path.parent if path.name == DESCRIPTION_FILE and path.is_file() else path)
 
@@ -203,9 +194,35 @@ def _require_fit(folder: DeltaFolder, source: Stored, way: Way) -> None:
     """Refuse a model whose tensors are not those that the delta lists, by name, type and shape; and another base."""
     doing = "applying the delta" if way == "apply" else "undoing the delta"
     if way == "apply":
+        _refuse_applied(folder, source)
         advice = "a recipe with `deltas: {NAME: {file: …, base: …}}` adds it to other models"
         require_base(doing, folder, source, advice)
     require_entries(doing, folder, source)
+
+
+def _refuse_applied(folder: DeltaFolder, source: Stored) -> None:
+    """Refuse a model that holds the delta already, told by the smallest tensor that the delta changes."""
+    if source.fingerprint == folder.description.base.fingerprint or not folder.entries:
+        return
+    entry = min(folder.entries.values(), key=lambda each: math.prod(each.shape))
+    if entry.name not in source.layout.tensors:
+        return
+    found = hashlib.sha256(tensor_bytes(source.read(entry.name))).hexdigest()
+    if found == entry.after != entry.before:
+        raise InputError(f"applying the delta: tensor {entry.name!r} of {label_of(source)} {_already('apply', folder)}")
+
+
+def _already(way: Way, folder: DeltaFolder) -> str:
+    """What is wrong with a tensor that has the bytes which `way` would give it."""
+    if way == "apply":
+        return (
+            f"has the bytes that {folder.path} records of the result, so the delta seems to be applied already; "
+            "`vecsurgery undo` takes it out again"
+        )
+    return (
+        f"has the bytes that {folder.path} records of the model that it was made from, so the delta is not applied "
+        "there, or was taken out already; expected what `apply` made with it"
+    )
 
 
 def _write(partial: Partial, shard: ShardPlan, weights: Applied) -> Any:
@@ -234,6 +251,9 @@ def _verified(name: str, applied: Applied) -> Iterator[Tensor]:
         made.update(tensor_bytes(changed))
         yield changed
     before, after = (entry.before, entry.after)[:: 1 if applied.way == "apply" else -1]
+    if read.hexdigest() == after != before:
+        doing = "applying the delta" if applied.way == "apply" else "undoing the delta"
+        raise InputError(f"{doing}: tensor {name!r} {_already(applied.way, applied.folder)}")
     if read.hexdigest() != before:
         expected = "the model that it was made from" if applied.way == "apply" else "what `apply` made with it"
         raise InputError(
