@@ -57,6 +57,8 @@ def test_apply_gives_the_tuned_bytes_and_undo_the_base_files(pair: Path, tmp_pat
     assert files_of(tmp_path / "back") == files_of(pair / "base")
     assert found.patched > 0
     assert back.patched > 0
+    assert {"surgery.json", "report.html"}.isdisjoint(files_of(tmp_path / "applied"))
+    assert not (tmp_path / "back" / "README.md").exists()
     assert not list(tmp_path.glob("*.partial*"))
 
 

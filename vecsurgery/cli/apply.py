@@ -18,6 +18,7 @@ def command(into: str, delta: Path, out: Path, as_json: bool) -> None:
 
     INTO must be the model that the delta was made from, a folder or hub id. Every tensor is compared with the SHA-256
     that the delta records. Weight files, tokenizer and configuration have the names and headers of those of INTO.
+    OUT holds no surgery.json and no report.html, only a model card beside the model: the figures are in DELTA.
 
     \b
     Example:

@@ -17,7 +17,8 @@ def command(edited: str, delta: Path, out: Path, as_json: bool) -> None:
     """Write the model folder OUT: what EDITED was before `apply` added the delta folder DELTA to it, bit for bit.
 
     EDITED must be what `apply` made with this delta (or the checkpoint that the same recipe gives); anything else is
-    refused with the first tensor that differs. EDITED itself stays as it is.
+    refused with the first tensor that differs. EDITED itself stays as it is. OUT
+    holds the model alone, without surgery.json and report.html.
 
     \b
     Example:

@@ -128,6 +128,7 @@ def apply(into: str | Path, delta: str | Path, out: str | Path, *, progress: Pro
         into: the model that the delta was made from, a folder or hub id; any other is refused.
         delta: a folder that `extract`, or a run with `output: {format: delta}`, has made.
         out: folder to make. Its weight files have the names and headers of those of `into`; side files are copies.
+            Beside them stands a model card, but no record and no report.
 
     Every tensor's SHA-256 is compared with what the delta records, before and after.
 
