@@ -147,6 +147,9 @@ def test_the_sums_say_what_they_are_made_of(workspace: Workspace) -> None:
     assert "measuring takes it (writing 102.4 kB)" in sums["memory"]
     workspace.recipe["output"] = {"keep_geometry": False}
     assert "deleted at the end" in vecsurgery.plan(workspace.write()).text()
+    assert "known after measuring" in sums["compute"]
+    workspace.recipe |= {"geometry": {}, "steps": []}
+    assert "known after measuring" not in vecsurgery.plan(workspace.write()).text()
 
 
 def test_actions_say_what_happens_to_each_tensor(rain: Workspace) -> None:

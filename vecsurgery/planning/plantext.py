@@ -138,12 +138,13 @@ def _skipped(plan: "Plan") -> str:
 def _totals(plan: "Plan") -> str:
     totals = plan.totals()
     files = f"{len(plan.shards)} file{'s' if len(plan.shards) != 1 else ''}"
+    unknown = "; how many directions a site has is known after measuring" if plan.inputs.samples else ""
     lines = [
         ("reads", f"{readable(totals['reads'])} from the checkpoints, all passes together"),
         ("writes", f"{readable(totals['writes'])} of {_contents(plan)} in {files}"),
         ("disk", f"at most {readable(totals['disk'])}: {disk_text(plan)}"),
         ("memory", f"about {readable(totals['memory'])} at its peak: {_memory(plan)}"),
-        ("compute", f"at most {_flops(totals['flops'])}; how many directions a site has is known after measuring"),
+        ("compute", f"at most {_flops(totals['flops'])}{unknown}"),
     ]
     return "\n".join(["in sum", *(f"  {name:<8}{what}" for name, what in lines)])
 

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -24,6 +24,11 @@ from vecsurgery.report.plain import figure, optional, table
 from vecsurgery.report.sites import SiteEnergies
 
 _WIDTH = 120
+_SPECTRA = (
+    "largest: σ_1; stable rank: norm²/σ_1²; effective rank: exp of the entropy of σ/Σσ; rank: singular values "
+    "above the noise floor of the stored type; above noise: their share of the energy; in top: that of the "
+)
+BETWEEN = "Between deltas (matrices of blocks alone: embedding, head and norms are not compared)"
 
 
 def inspection_text(inspection: Inspection, *, worst: int = 10) -> str:
@@ -50,8 +55,33 @@ def _head(inspection: Inspection) -> list[str]:
         f"{'delta ' if inspection.kind == 'deltas' else ''}{name}: {told}" for name, told in inspection.names.items()
     ]
     if inspection.kind != "geometry":
-        lines.append(f"{inspection.looked:,} of {counted(inspection.of, 'tensor')} looked at.")
+        blocks = numbered(inspection)
+        lines.append(f"{inspection.looked:,} of {counted(inspection.of, 'tensor')} looked at, {blocks}.")
     return lines
+
+
+def numbered(inspection: Inspection) -> str:
+    """Which blocks were looked at: `all 28 blocks`, or `4 of 28 blocks: 0, 9, 18, 27`.
+
+    >>> numbered(Inspection("deltas", {}, blocks=3))
+    '0 of 3 blocks'
+    """
+    found = inspection.layers
+    if len(found) == inspection.blocks:
+        return f"all {inspection.blocks} blocks" if inspection.blocks > 1 else counted(inspection.blocks, "block")
+    runs = "".join(f", {each}" for each in _runs(found))
+    return f"{len(found)} of {counted(inspection.blocks, 'block')}{runs.replace(',', ':', 1)}"
+
+
+def _runs(numbers: Sequence[int]) -> list[str]:
+    """Ascending numbers, those that follow each other as `first-last`."""
+    ends: list[list[int]] = []
+    for each in numbers:
+        if ends and each == ends[-1][1] + 1:
+            ends[-1][1] = each
+        else:
+            ends.append([each, each])
+    return [f"{first}-{last}" if last > first else str(first) for first, last in ends]
 
 
 def _totals(inspection: Inspection) -> dict[str, Total]:
@@ -100,7 +130,7 @@ def _pairs(inspection: Inspection) -> list[list[str]]:
     names = inspection.pair_names()
     if names:
         rows = {" · ".join(pair): inspection.total_pair(pair) for pair in names}
-        blocks.append(["Between deltas", *_pair_table("pair", rows)])
+        blocks.append([BETWEEN, *_pair_table("pair", rows)])
     for pair in names:
         found = [each for each in inspection.pairs if each.names == pair]
         roles = {role: total_pair(items) for role, items in grouped(found, lambda each: each.role).items()}
@@ -161,17 +191,14 @@ def _terms(inspection: Inspection) -> list[str]:
             "norm: ‖D‖; relative: ‖D‖/‖W‖ of the base; changed: share of the entries that differ (of an adapter: that "
             "it changes in the stored type)."
         ]
-    terms.append(
-        "largest: σ_1; stable rank: norm²/σ_1²; effective rank: exp of the entropy of σ/Σσ; rank: singular values "
-        "above the noise floor of the stored type; above noise: their share of the energy; in top: that of the "
-        f"{inspection.top} largest. Of several matrices: medians of ranks, sums of energies."
-    )
+    if any(each.spectrum is not None for each in inspection.changes):
+        terms.append(_SPECTRA + f"{inspection.top} largest. Of several matrices: medians of ranks, sums of energies.")
     if not all(inspection.total(name).rank_known for name in inspection.names):
         terms.append(
             f"≥: of large matrices only the {inspection.top} largest singular values were computed; "
             "--exact computes all, which effective rank needs."
         )
-    if inspection.pairs:
+    if any(each.output_angles for each in inspection.pairs):
         terms.append(
             "overlap: mean cos² of the principal angles between the leading singular subspaces (at most "
             f"{inspection.top} directions above the floor)."
@@ -252,6 +279,8 @@ def inspection_json(inspection: Inspection) -> dict[str, Any]:
         content["sites"] = {each.site: {**asdict(each), "energies": list(each.energies)} for each in inspection.sites}
     else:
         content |= {
+            "blocks": inspection.blocks,
+            "layers": list(inspection.layers),
             "looked": inspection.looked,
             "of": inspection.of,
             "deltas": {name: _delta_json(inspection, name) for name in inspection.names},

@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from vecsurgery.errors import InputError
+from vecsurgery.report.inspected import numbered
 from vecsurgery.report.inspection import Change, Inspection, Total, grouped, total, total_pair
 from vecsurgery.report.maps import heat, lines
 from vecsurgery.report.pictures import ON_WHITE, require_picture, save
@@ -39,7 +40,14 @@ def inspection_picture(inspection: Inspection, path: Path) -> None:
         for place, row in enumerate(rows):
             for side, draw in enumerate(row):
                 draw(drawing, axes[place][side])
+        if inspection.kind != "geometry":
+            drawing.supxlabel(_told(inspection), fontsize=8)
         save(drawing, path)
+
+
+def _told(inspection: Inspection) -> str:
+    """What the maps show, and what they do not."""
+    return f"Matrices of blocks alone, {numbered(inspection)}; grey: no change, or no figure"
 
 
 def _deltas(inspection: Inspection) -> list[tuple["Panel", "Panel"]]:
@@ -47,27 +55,27 @@ def _deltas(inspection: Inspection) -> list[tuple["Panel", "Panel"]]:
     for name in inspection.names:
         changes = [each for each in inspection.of_delta(name) if each.spectrum is not None and each.layer is not None]
         if changes:
-            rows.append(_delta(name, changes, inspection.kind == "deltas"))
-            rows += [_within(name, geometry, changes) for geometry in total(changes).within]
+            rows.append(_delta(name, changes, inspection.kind == "deltas", inspection.layers))
+            rows += [_within(name, geometry, changes, inspection.layers) for geometry in total(changes).within]
     return rows + [_pair(inspection, names) for names in inspection.pair_names()[:_PAIRS]]
 
 
-def _delta(name: str, changes: Sequence[Change], relative: bool) -> tuple["Panel", "Panel"]:
+def _delta(name: str, changes: Sequence[Change], relative: bool, blocks: Sequence[int]) -> tuple["Panel", "Panel"]:
     size = _figure_of(changes, lambda each: (each.relative if relative else each.norm) or None)
     curves = {role: _over_floor(found) for role, found in grouped(changes, lambda each: each.role).items()}
     return (
-        _map(size, f"{name}: ‖D‖/‖W‖" if relative else f"{name}: ‖W‖"),
+        _map(size, f"{name}: ‖D‖/‖W‖" if relative else f"{name}: ‖W‖", blocks),
         lambda _, axes: lines(axes, curves, f"{name}: singular values over the noise floor (dotted)", level=1.0),
     )
 
 
-def _within(name: str, geometry: str, changes: Sequence[Change]) -> tuple["Panel", "Panel"]:
+def _within(name: str, geometry: str, changes: Sequence[Change], blocks: Sequence[int]) -> tuple["Panel", "Panel"]:
     measured = [each for each in changes if geometry in each.within]
     inside = _figure_of(measured, lambda each: each.within[geometry].share)
     chance = _figure_of(measured, lambda each: each.within[geometry].relative)
     return (
-        _map(inside, f"{name}: share inside {geometry}", span=(0.0, 1.0)),
-        _map(chance, f"{name}: outputs moved on {geometry}, relative"),
+        _map(inside, f"{name}: share inside {geometry}", blocks, span=(0.0, 1.0)),
+        _map(chance, f"{name}: outputs moved on {geometry}, relative", blocks),
     )
 
 
@@ -75,10 +83,12 @@ def _pair(inspection: Inspection, names: tuple[str, str]) -> tuple["Panel", "Pan
     pairs = [each for each in inspection.pairs if each.names == names and each.layer is not None]
     cells = grouped(pairs, lambda each: (each.layer, each.role))
     totals = {key: total_pair(found) for key, found in cells.items()}
-    title = " · ".join(names)
+    cosines = {key: each.cosine for key, each in totals.items()}
+    overlaps = {key: each.input_overlap for key, each in totals.items()}
+    title, blocks = " · ".join(names), inspection.layers
     return (
-        _map({key: each.cosine for key, each in totals.items()}, f"{title}: cosine", span=(-1.0, 1.0)),
-        _map({key: each.input_overlap for key, each in totals.items()}, f"{title}: input overlap", span=(0.0, 1.0)),
+        _map(cosines, f"{title}: cosine", blocks, span=(-1.0, 1.0)),
+        _map(overlaps, f"{title}: input overlap", blocks, span=(0.0, 1.0)),
     )
 
 
@@ -94,9 +104,16 @@ def _over_floor(changes: Sequence[Change]) -> list[float]:
     return [median(found.values[place] / found.floor for found in spectra) for place in range(shortest)]
 
 
-def _map(cells: Mapping[tuple[int, str], float | None], title: str, span: tuple[float, float] | None = None) -> "Panel":
+def _map(
+    cells: Mapping[tuple[int, str], float | None],
+    title: str,
+    blocks: Sequence[int] | None = None,
+    *,
+    span: tuple[float, float] | None = None,
+) -> "Panel":
+    """A map of the blocks that were looked at; without them, of all from the first to the last cell."""
     roles = list(dict.fromkeys(role for _, role in cells))
-    return lambda drawing, axes: heat(drawing, axes, cells, title, roles=roles, span=span)
+    return lambda drawing, axes: heat(drawing, axes, cells, title, roles=roles, blocks=blocks, span=span)
 
 
 def _sites(inspection: Inspection) -> list[tuple["Panel", "Panel"]]:

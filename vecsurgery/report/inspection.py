@@ -174,7 +174,7 @@ class Inspection:
 
     `kind`: what was inspected. `names`: the deltas, or the one model, with what the caller called them. `top`: how many
     singular values and directions of a matrix were looked at; `energy`: the share of a geometry's energy whose
-    directions count. `looked`: tensors that were selected, `of`: tensors that there are.
+    directions count. `looked`: tensors that were selected, `of`: tensors that there are; `blocks`: blocks likewise.
     """
 
     kind: Subject
@@ -183,6 +183,7 @@ class Inspection:
     energy: float = 0.0
     looked: int = 0
     of: int = 0
+    blocks: int = 0
     changes: tuple[Change, ...] = ()
     pairs: tuple[Pair, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
@@ -195,6 +196,11 @@ class Inspection:
     def of_delta(self, delta: str) -> tuple[Change, ...]:
         """The tensors of one change, in walking order."""
         return tuple(each for each in self.changes if each.delta == delta)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks that were looked at, ascending."""
+        return tuple(sorted({each.layer for each in self.changes if each.layer is not None}))
 
     def total(self, delta: str) -> Total:
         """All tensors of one change together."""

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 NOTHING = "#e4e6e8"
 """The grey of a cell without a figure."""
+_TICKS = 16
+"""Block numbers that stand below a map, at most."""
 
 
 def heat(
@@ -19,28 +21,31 @@ def heat(
     title: str,
     *,
     roles: Sequence[str],
+    blocks: Sequence[int] | None = None,
     span: tuple[float, float] | None = None,
 ) -> None:
     """One map: blocks across, roles down; grey where there is no figure.
 
+    blocks: the columns, ascending; from the first to the last of the cells by default.
     span: the ends of a linear scale, diverging where it is symmetric; None for a logarithmic one over what is there.
     """
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm, Normalize
-    from matplotlib.ticker import MaxNLocator
 
-    first, last = (choose(layer for layer, _ in cells) for choose in (min, max))
-    values = [[_number(cells.get((layer, role))) for layer in range(first, last + 1)] for role in roles]
+    if blocks is None:
+        blocks = range(min(layer for layer, _ in cells), max(layer for layer, _ in cells) + 1)
+    values = [[_number(cells.get((layer, role))) for layer in blocks] for role in roles]
     shown = [value for line in values for value in line if not math.isnan(value)]
     diverging = span is not None and span[0] < 0
     colours = colormaps["RdBu" if diverging else "viridis"].with_extremes(bad=NOTHING)
     norm = Normalize(*span) if span is not None else None
     if span is None and shown:
         norm = LogNorm(min(shown), max(shown)) if max(shown) > min(shown) else Normalize(0.0, max(shown))
-    edges = (first - 0.5, last + 0.5, len(roles) - 0.5, -0.5)
+    edges = (-0.5, len(blocks) - 0.5, len(roles) - 0.5, -0.5)
     image = axes.imshow(values, aspect="auto", cmap=colours, norm=norm, extent=edges, interpolation="nearest")
     axes.set_yticks(range(len(roles)), roles, fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16, min_n_ticks=1))
+    ticks = range(0, len(blocks), -(-len(blocks) // _TICKS))
+    axes.set_xticks(ticks, [str(blocks[place]) for place in ticks])
     axes.set_xlabel("block", fontsize=8)
     axes.tick_params(length=0, labelsize=8)
     axes.set_title(title, loc="left", fontsize=9)

@@ -27,6 +27,8 @@ def test_the_command_prints_tables_or_json_and_draws(here: Path) -> None:
     assert "delta first: first − into\n" in shown.stdout
     assert "first in geometry retain: role" in shown.stdout
     assert "inspecting: " in shown.stderr
+    assert "looked at, all 3 blocks.\n" in shown.stdout
+    assert "Between deltas (matrices of blocks alone: embedding, head and norms are not compared)\n" in shown.stdout
     content = json.loads(
         runner.invoke(main, ["inspect", "one=first", "--base", "base", "--limit", "1", "--json"]).stdout
     )
@@ -48,8 +50,28 @@ def test_the_picture_has_the_deltas_their_geometries_and_their_overlap(found: In
     drawn = (tmp_path / "seen.svg").read_text()
     for title in ("first: ‖D‖/‖W‖", "first: singular values", "share inside retain", "first · second: cosine"):
         assert title in drawn
+    assert "Matrices of blocks alone, all 3 blocks; grey: no change" in drawn
     with pytest.raises(InputError, match="no changed matrix"):
         inspection_picture(replace(found, changes=(), pairs=()), tmp_path / "seen.svg")
+
+
+def test_a_sample_says_which_blocks_of_how_many_it_shows(root: Path, tmp_path: Path) -> None:
+    found = vecsurgery.inspect(root / "first", base=root / "base", modules=["q"], limit=2)
+    assert (found.layers, found.blocks) == ((0, 2), 3)
+    assert "2 of 30 tensors looked at, 2 of 3 blocks: 0, 2.\n" in found.text()
+    assert "2 of 3 blocks: 0-1." in vecsurgery.inspect(root / "first", base=root / "base", layers="0-1").text()
+    inspection_picture(found, tmp_path / "seen.svg")
+    drawn = (tmp_path / "seen.svg").read_text()
+    assert "2 of 3 blocks: 0, 2; grey" in drawn
+    below = [line for line in drawn.splitlines() if "<text" in line and ">1</text>" in line]
+    assert not below  # block 1 was not looked at, so that no column stands for it
+
+
+def test_terms_of_figures_that_are_not_there_are_not_told(root: Path, found: Inspection) -> None:
+    same = vecsurgery.inspect({"same": str(root / "base")}, base=root / "base", limit=1).text()
+    for term in ("stable rank:", "overlap:", "share inside:"):
+        assert term in found.text()
+        assert term not in same
 
 
 @pytest.mark.parametrize(
