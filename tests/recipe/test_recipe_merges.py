@@ -81,7 +81,10 @@ def test_an_option_of_a_merge_may_be_called_as_a_verb_is(read: Read) -> None:
         ("- {merge: blnd, as: all}", "5: steps[0].merge: unknown merge method 'blnd'; did you mean 'blend'?"),
         ("- {merge: hard, as: all}", "5: steps[0].merge: 'hard' is a projector; write project: hard"),
         ("- {project: blend}", "5: steps[0].project: 'blend' is a merge method; write merge: blend"),
-        ("- {merge: blend, as: all, weights: 1}", "5: steps[0].weights: expected a map; got 1"),
+        (
+            "- {merge: blend, as: all, weights: 1}",
+            "5: steps[0].weights: expected a map from deltas to numbers, as in {math: 1, code: 1, chat: 1}; got",
+        ),
         (
             "- {merge: blend, as: all, weight: {math: 1}}",
             "5: steps[0].weight: unknown key 'weight'; did you mean 'weights'?",

@@ -16,6 +16,7 @@ from .steps import Known, Method, build_steps
 from .tree import Node
 from .types import DeltaSpec, GateSpec, GeometrySpec, Output, Recipe
 from .validation import check_keys, key_names, validated
+from .weighing import is_weights, refuse_weights
 
 Built = TypeVar("Built")
 
@@ -76,6 +77,8 @@ class Builder:
 
     def delta(self, node: Node, path: str) -> DeltaSpec | None:
         """One entry of `deltas`."""
+        if isinstance(node.value, dict):
+            refuse_weights(node, path, [path.rpartition(".")[2]], self.problems)
         keys = validated(node, DeltaKeys, path, self.problems)
         given = {key: node.child(key) for key in ("tuned", "base", "adapter")}
         built = {key: self.named.reference(child, join(path, key)) for key, child in given.items()}
@@ -129,11 +132,10 @@ class Builder:
         """The top-level weights, by delta. `live`: the deltas that are left below all steps."""
         if node is None:
             return {}
-        if not isinstance(node.value, dict):
-            self.problems.add(node.place, "weights", f"expected a map from deltas to numbers; got {node.describe()}")
+        if not is_weights(node, "weights", live.names, self.problems):
             return {}
         found: dict[str, object] = {}
-        for name, child in node.value.items():
+        for name, child in node.children().items():
             if name not in live.names:
                 self.problems.add(child.place, join("weights", name), live.missing(name))
             if child.value is None:

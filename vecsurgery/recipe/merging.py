@@ -11,6 +11,7 @@ from .problems import Problems, join, unknown
 from .tree import Node
 from .types import Selection
 from .validation import key_names, validated
+from .weighing import is_weights
 
 _PLACES = [key for key in key_names(StepKeys) if key not in key_names(MergeKeys)]
 """Keys with which other steps choose tensors."""
@@ -61,12 +62,13 @@ def merge_keys(
     `live`: the deltas that the step may name.
     """
     own = Node({key: child for key, child in node.children().items() if key in key_names(MergeKeys)}, node.place)
+    if selection is not None:
+        _check_weights(node, path, method, selection.deltas, problems)
     keys = validated(own, MergeKeys, path, problems)
     _check_result(node, path, live, problems)
     if selection is None:
         return None
     _check_count(node, path, method, selection.deltas, problems)
-    _check_weights(node, path, method, selection.deltas, problems)
     for key, field in key_names(method.options).items():
         if number_kind(field) == "each":
             _check_names(node.child(key), join(path, key), selection.deltas, problems)
@@ -126,7 +128,8 @@ def _check_weights(node: Node, path: str, method: Merging, deltas: tuple[str, ..
         what = f"{method.name} takes no weights; remove this key"
         problems.add(node.children()["weights"].place, join(path, "weights"), what)
         return
-    _check_names(weights, join(path, "weights"), deltas, problems)
+    if is_weights(weights, join(path, "weights"), deltas, problems):
+        _check_names(weights, join(path, "weights"), deltas, problems)
 
 
 def _check_names(node: Node | None, path: str, deltas: Iterable[str], problems: Problems) -> None:

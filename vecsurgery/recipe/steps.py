@@ -17,6 +17,7 @@ from .sources import METHOD_VERBS, step_id
 from .tree import Node, from_python
 from .types import Reference, Selection, Step
 from .validation import check_keys, is_map, key_names, validated
+from .weighing import refuse_weights
 
 VERBS = (*METHOD_VERBS, "scale")
 KINDS = {"project": "projector", "fit": "fit", "merge": "merge method"}
@@ -117,7 +118,9 @@ def _step(node: Node, path: str, known: Known, problems: Problems) -> Step | Non
         _record_verb(node, verbs, path, problems)
         return None
     selection = _selection(node, path, known.deltas, problems)
+    touched = known.deltas.names if selection is None else selection.deltas
     if verbs == ["scale"]:
+        refuse_weights(node, path, touched, problems, beside=", or the number of the scale itself")
         scale = validated(node, ScaleKeys, path, problems)
         if scale is None or selection is None:
             return None
@@ -128,6 +131,8 @@ def _step(node: Node, path: str, known: Known, problems: Problems) -> Step | Non
         return None
     if verb == "merge":
         return _merge(node, path, method, selection, known, problems)
+    if not {"weight", "weights"} & key_names(method.options).keys():
+        refuse_weights(node, path, touched, problems, beside=", or another step `scale: …`")
     beside = {**key_names(StepKeys), **(key_names(DataKeys) if verb == "fit" else {})}
     check_keys(node, [verb, *beside, *key_names(method.options)], path, problems)
     _check_geometry(node, path, method, known.geometry, problems)
