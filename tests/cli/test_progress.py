@@ -27,9 +27,13 @@ def test_a_quick_stage_has_two_lines_its_beginning_and_its_end(total):
     assert told == [f"writing: 0/{total} tensors", f"writing: {total}/{total} tensors"]
 
 
-def test_a_slow_stage_is_told_every_ten_seconds():
-    told = _told([(done, 100) for done in range(101)], seconds_each=4.0)
-    assert told == [f"writing: {done}/100 tensors" for done in (*range(0, 100, 3), 100)]
+@pytest.mark.parametrize(
+    ("seconds_each", "told"),
+    [(0.1, []), (0.4, [75]), (2.0, [15, 30, 45, 60, 75, 90]), (60.0, [10, 20, 30, 40, 50, 60, 70, 80, 90])],
+)
+def test_a_slow_stage_is_told_once_in_thirty_seconds_and_ten_times_at_most(seconds_each, told):
+    lines = _told([(done, 100) for done in range(101)], seconds_each=seconds_each)
+    assert lines == [f"writing: {done}/100 tensors" for done in (0, *told, 100)]
 
 
 def test_a_finished_stage_is_not_told_twice():
@@ -43,12 +47,11 @@ def test_an_empty_stage_is_told_once():
     assert stream.getvalue() == "measuring: 0/0 blocks\n"
 
 
-def test_a_stage_that_starts_over_is_told_again():
-    stream = io.StringIO()
-    lines = _progress.Lines(stream)
-    for done in (0, 1, 0, 1):
-        lines("hashing", done, 1, "files")
-    assert len(stream.getvalue().splitlines()) == 4
+@pytest.mark.parametrize(("seconds_each", "lines"), [(0.1, 2), (8.0, 3), (40.0, 8)])
+def test_a_stage_that_starts_over_is_told_again_once_in_thirty_seconds(seconds_each, lines):
+    told = _told([(done, 1) for _ in range(4) for done in (0, 1)], seconds_each=seconds_each)
+    assert len(told) == lines
+    assert told[:2] == ["writing: 0/1 tensors", "writing: 1/1 tensors"]
 
 
 def test_json_has_no_progress():

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import inf
 from threading import Lock
 from time import monotonic
@@ -26,30 +27,58 @@ def shown(*, as_json: bool) -> Iterator[Progress]:
         yield Lines(sys.stderr)
 
 
-class Lines:
-    """One line when a stage begins, one when it is finished, and between them at most one in ten seconds.
+@dataclass
+class _Stage:
+    """What was told of a stage."""
 
-    For logs: a short run leaves two lines a stage, a long one shows that it lives. Safe to call from threads; `clock`
-    gives seconds.
+    since: float
+    """When it was last told."""
+    told: float
+    """How much was done then."""
+    seen: float
+    """How much was done at the last call; infinite at the end."""
+    silent: bool
+    """Whether its beginning was passed over."""
+
+
+class Lines:
+    """One line when a stage begins, one when it is finished, and between them few: at most one in thirty seconds, and
+    none before another tenth is done.
+
+    For logs: a short run leaves two lines a stage, a long one at most eleven. A stage that starts over (the same phase
+    for another file, or for more texts) is told again, but not within thirty seconds of its last line. Safe to call
+    from threads; `clock` gives seconds.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
         self._stream = stream
         self._clock = clock
         self._lock = Lock()
-        self._told: dict[str, tuple[float, float]] = {}
-        """Stage → how much was done when it was last told (infinite at its end), and when that was."""
+        self._stages: dict[str, _Stage] = {}
 
     def __call__(self, stage: str, done: float, total: float, unit: str) -> None:
-        reached = inf if done >= total else done
         with self._lock:
-            now = self._clock()
-            told, since = self._told.get(stage, (-inf, -inf))
-            # A stage that starts over (the same phase for another file) is told again.
-            again = reached < told
-            if again or (reached > told and (reached == inf or now - since >= _PATIENCE)):
-                self._told[stage] = (reached, now)
+            if self._tells(stage, done, total, self._clock()):
                 print(f"{stage}: {amount(done, total, unit)}", file=self._stream, flush=True)
+
+    def _tells(self, stage: str, done: float, total: float, now: float) -> bool:
+        """Whether this call deserves a line; notes it."""
+        reached = inf if done >= total else done
+        known = self._stages.get(stage)
+        if known is None:
+            self._stages[stage] = _Stage(since=now, told=done, seen=reached, silent=False)
+            return True
+        patient = now - known.since >= _PATIENCE
+        if reached < known.seen:
+            tells, known.silent, known.told = patient, not patient, done
+        elif reached == inf:
+            tells = known.seen < inf and (patient or not known.silent)
+        else:
+            tells = patient and done - known.told >= _SHARE * total
+        known.seen = reached
+        if tells:
+            known.since, known.told, known.silent = now, done, False
+        return tells
 
 
 def amount(done: float, total: float, unit: str) -> str:
@@ -74,8 +103,10 @@ def rate(speed: float | None, unit: str) -> str:
     return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
-_PATIENCE = 10.0
-"""Seconds between two lines about one stage."""
+_PATIENCE = 30.0
+"""Seconds between two lines about one stage, between its beginning and its end."""
+_SHARE = 0.1
+"""Of the whole, that must be done between them."""
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0.0, "bytes"))
 
 
