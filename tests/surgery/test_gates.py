@@ -2,6 +2,8 @@
 
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,12 +223,34 @@ def test_new_loops_fail_the_default_gate_and_old_ones_do_not(
         return [[[7] * CONTINUED if edited and not number else [1, 2, 3] for number in range(len(prompts))]]
 
     monkeypatch.setattr(judging, "greedy", continued)
-    with pytest.raises(GateError, match="1 of 4 greedy continuations repeat themselves where those of `into` do not"):
+    with pytest.raises(
+        GateError, match=r"1 of 4 greedy continuations .* where those of `into` do not; so they end: “….{60}”\n"
+    ) as caught:
         vecsurgery.run(workspace.write(), workspace.out)
+    failed = read(workspace.root / "out.failed")
+    assert failed["gates"][0]["reason"] in str(caught.value)
     assert asked == [(True, CONTINUATIONS, CONTINUED), (False, 1, CONTINUED)]
     monkeypatch.setattr(judging, "greedy", lambda model, prompts, **_: [[[7] * CONTINUED] * len(prompts)])
     record = vecsurgery.run(workspace.write(), workspace.out)
     assert [gate["passed"] for gate in record["gates"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("decoded", "shown"),
+    [
+        ("a\n\nb  c", "“a b c”"),
+        ("one two " * 40, "“…" + ("one two " * 8)[-61:-1] + "”"),
+        ("\x1b[31m", "“\N{REPLACEMENT CHARACTER}[31m”"),
+        ("\n\n", "… " + " ".join(["9"] * 16) + " (token ids)"),
+        (None, "… " + " ".join(["9"] * 16) + " (token ids)"),
+    ],
+)
+def test_a_loop_is_shown_by_its_end_on_one_printable_line(tmp_path: Path, decoded: str | None, shown: str) -> None:
+    if decoded is not None:
+        models.write_tokenizer(tmp_path)
+    tokenizer = SimpleNamespace(decode=lambda ids: decoded)
+    inputs: Any = SimpleNamespace(into=SimpleNamespace(folder=tmp_path), tokenizers={tmp_path: tokenizer})
+    assert judging._end(inputs, [9] * 64) == shown
 
 
 def test_smoke_reads_at_most_32_calibration_samples(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vecsurgery.calibration import has_tokenizer
 from vecsurgery.calibration.types import Sample
 from vecsurgery.checkpoint import Stored, file_sha256
 from vecsurgery.checkpoint.types import Weights
@@ -31,6 +32,8 @@ from vecsurgery.report.record import EvaluationRecord, GateRecord
 
 SMOKE_RATIO = 10.0
 """perplexity(edited)/perplexity(into) above which `smoke` fails."""
+_END, _END_IDS = 60, 16
+"""Characters and token ids of a looping continuation that its reason shows."""
 
 
 @dataclass(frozen=True)
@@ -198,13 +201,17 @@ def _smoke(
     except NotFiniteError:
         return _gate_record(gate, None, False, f"smoke: {words}, but logits of a greedy continuation are not finite")
     if loops:
-        text = f"{loops} of {CONTINUATIONS} greedy continuations repeat themselves where those of `into` do not"
+        count = f"{len(loops)} of {CONTINUATIONS} greedy continuations"
+        ends = "; ".join(_end(inputs, ids) for ids in loops)
+        text = f"{count} repeat themselves where those of `into` do not; so they end: {ends}"
         return _gate_record(gate, None, False, f"smoke: {text}")
     return _gate_record(gate, None, True, f"smoke: finite logits, {words}, no new loop in greedy continuations")
 
 
-def _loops(inputs: Inputs, edited: Weights, samples: Sequence[Sample], compute: Compute, progress: Progress) -> int:
-    """How many greedy continuations of the edited model loop where those of `into` do not.
+def _loops(
+    inputs: Inputs, edited: Weights, samples: Sequence[Sample], compute: Compute, progress: Progress
+) -> list[list[int]]:
+    """The greedy continuations of the edited model that loop where those of `into` do not.
 
     Small models loop under greedy decoding whatever is done to them; what the edit broke is what counts. `into` is
     asked only where the edited model loops.
@@ -219,5 +226,18 @@ def _loops(inputs: Inputs, edited: Weights, samples: Sequence[Sample], compute: 
         )[0]
 
     found = zip(prompts, continued(edited, "edited", prompts), strict=True)
-    looped = [prompt for prompt, new in found if looping(new)]
-    return sum(not looping(old) for old in continued(inputs.into, "into", looped)) if looped else 0
+    looped = [(prompt, new) for prompt, new in found if looping(new)]
+    if not looped:
+        return []
+    before = continued(inputs.into, "into", [prompt for prompt, _ in looped])
+    return [new for (_, new), old in zip(looped, before, strict=True) if not looping(old)]
+
+
+def _end(inputs: Inputs, ids: Sequence[int]) -> str:
+    """The last characters of a continuation on one line; its last ids where these are blank or have no tokenizer."""
+    folder = inputs.into.folder
+    text = " ".join(str(inputs.tokenizers[folder].decode(ids)).split()) if has_tokenizer(folder) else ""
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    if not text:
+        return f"… {' '.join(map(str, ids[-_END_IDS:]))} (token ids)"
+    return f"“{text}”" if len(text) <= _END else f"“…{text[-_END:]}”"
