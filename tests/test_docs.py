@@ -233,6 +233,13 @@ def test_generated_parts_are_current(page: Path) -> None:
     assert _generator().generated(text) == text, "run: python docs/generate.py"
 
 
+@pytest.mark.parametrize("page", PAGES[1:], ids=_name)
+def test_running_text_is_wrapped(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text("utf-8"))
+    long = [line for line in text.splitlines() if len(line) > 120 and not line.startswith(("|", "!["))]
+    assert not long, f"{_name(page)}: wrap at 120 characters: {long[0]}"
+
+
 def test_the_tree_of_the_readme_names_every_room() -> None:
     (tree,) = (text for text in _blocks(ROOT / "README.md", "") if text.startswith("vecsurgery/"))
     rooms = {path.parent.name for path in (ROOT / "vecsurgery").glob("*/__init__.py")}
