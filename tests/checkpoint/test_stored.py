@@ -96,6 +96,13 @@ def test_threads_read_the_same_as_one(folder: Path) -> None:
     assert all(torch.equal(tensor, stored.read(name)) for name, tensor in zip(names, read, strict=True))
 
 
+def test_a_file_that_was_replaced_behind_the_header_is_refused(folder: Path) -> None:
+    stored = Stored(folder)
+    save_file(load_file(folder / "model.safetensors") | {"a": torch.ones(3)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: its header is not the one .* start again"):
+        stored.read("model.norm.weight")
+
+
 def test_a_name_that_is_not_there_is_a_key_error(folder: Path) -> None:
     with pytest.raises(KeyError, match="nothing"):
         Stored(folder).read("nothing")

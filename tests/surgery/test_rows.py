@@ -1,6 +1,7 @@
 """Tensors written in pieces of rows: the bits are those of the whole tensor, however it is cut."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import models
-from support.results import same_bits, tensors_of
+from support.results import same_bits, tensors_of, write_adapter
 from torch import Tensor
 
 import vecsurgery
@@ -105,3 +106,78 @@ def test_a_delta_is_applied_and_undone_by_rows(
         expected = root / "into"
     found, wanted = tensors_of(tmp_path / ("applied" if way == "apply" else "undone")), tensors_of(expected)
     assert all(same_bits(found[name], wanted[name]) for name in wanted)
+
+
+def _changed(root: Path, name: str, change: Any) -> Path:
+    """A copy of `wide` with its tensors changed in place by `change`."""
+    folder = root / name
+    shutil.copytree(root / "wide", folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_what_one_delta_leaves_as_it_is_does_not_round_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    models.checkpoint(tmp_path / "wide", seed=1, dtype=torch.float64, num_hidden_layers=1)
+    noise = torch.randn(32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = {"a": slice(0, 4), "b": slice(90, 94)}
+    deltas = {
+        name: {"tuned": str(_changed(tmp_path, name, lambda each, name=name: each[EMBEDDING][rows[name]].add_(noise)))}
+        for name in order
+    }
+    monkeypatch.setattr("vecsurgery.surgery.writing.ROW_CHUNK", 1024)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"into": str(tmp_path / "wide"), "deltas": deltas, "gates": []}))
+    vecsurgery.run(recipe, tmp_path / "out")
+    out = tensors_of(tmp_path / "out")[EMBEDDING]
+    for name in order:
+        assert same_bits(out[rows[name]], tensors_of(tmp_path / name)[EMBEDDING][rows[name]])
+
+
+def test_a_delta_of_signs_alone_counts_whole_as_it_does_by_rows(tmp_path: Path) -> None:
+    models.checkpoint(tmp_path / "wide", seed=1, num_hidden_layers=1)
+    base = _changed(tmp_path, "base", lambda each: each[EMBEDDING][5].zero_())
+
+    def turned(each: dict[str, Tensor]) -> None:
+        each[EMBEDDING][5] = -0.0
+        each["model.norm.weight"] += 1.0
+
+    shutil.rmtree(tmp_path / "wide")
+    base.rename(tmp_path / "wide")
+    sign = _changed(tmp_path, "sign", turned)
+    more = _changed(tmp_path, "more", lambda each: [values.add_(1.0) for values in each.values()])
+    steps = [{"project": "spectral", "preset": "sift", "others": "mean"}]
+    edited = vecsurgery.edit(into=tmp_path / "wide", deltas={"sign": sign, "more": more}, steps=steps)
+    whole = edited.read(EMBEDDING)
+    assert same_bits(edited.read(EMBEDDING, slice(0, 3)), whole[:3])
+    torch.testing.assert_close(whole - tensors_of(tmp_path / "wide")[EMBEDDING], torch.full_like(whole, 0.5))
+
+
+def test_an_adapter_on_tuned_is_never_multiplied_row_by_row(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_adapter(tmp_path / "adapter", {"model.layers.0.self_attn.q_proj": 32})
+    pair = {"tuned": f"{root / 'all'}+{tmp_path / 'adapter'}", "base": str(root / "some")}
+    deltas = {"x": pair, "all": {"tuned": str(root / "all")}}
+    keys = {"deltas": deltas, "output": {"dtype": "float32"}}
+    whole, _ = _written(root, tmp_path / "whole", **keys)
+    monkeypatch.setattr("vecsurgery.surgery.writing.ROW_CHUNK", 64)
+    pieces, _ = _written(root, tmp_path / "pieces", **keys)
+    assert all(same_bits(whole[name], pieces[name]) for name in whole)
+
+
+def test_an_adapter_and_a_difference_are_added_in_the_wider_type_in_any_order(tmp_path: Path) -> None:
+    models.checkpoint(tmp_path / "wide", seed=1, dtype=torch.float64, num_hidden_layers=1)
+    tuned = _changed(tmp_path, "tuned", lambda each: [values.mul_(1.001) for values in each.values()])
+    write_adapter(tmp_path / "adapter", {"model.layers.0.self_attn.q_proj": 32})
+    deltas = {"adapter": {"adapter": tmp_path / "adapter"}, "tuned": tuned}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    first, second = (
+        vecsurgery.edit(into=tmp_path / "wide", deltas={key: deltas[key] for key in order}).read(name)
+        for order in (["adapter", "tuned"], ["tuned", "adapter"])
+    )
+    assert same_bits(first, second)

@@ -139,6 +139,12 @@ class _Safetensors:
             self._map: Any = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=file.stat().st_size)
         except (safetensors.SafetensorError, OSError, RuntimeError) as fault:
             raise InputError(f"opening {file}: {fault}. The file is damaged; fetch it again.") from fault
+        now = safetensors_headers(file)
+        if any(now.get(name) != header for name, header in headers.items()):
+            raise InputError(
+                f"opening {file}: its header is not the one that was read when the folder was opened; another program "
+                "has replaced the file meanwhile, start again when it is done"
+            )
         self._headers = headers
 
     def get(self, name: str) -> Tensor:

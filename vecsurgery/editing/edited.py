@@ -19,7 +19,7 @@ from vecsurgery.editing.merging import figures, in_float32, merged, merged_whole
 from vecsurgery.editing.multipliers import multiplied, rows_of, with_rows
 from vecsurgery.editing.numbers import number_for
 from vecsurgery.editing.rounding import stored_types, with_noise
-from vecsurgery.editing.rows import by_rows, zero_rows
+from vecsurgery.editing.rows import by_rows, zeros
 from vecsurgery.editing.seeds import with_own_seeds
 from vecsurgery.editing.sums import added, summed
 from vecsurgery.editing.touches import Touch, geometry_names, touches
@@ -234,8 +234,8 @@ class Edited:
         loaded = {}
         for name, source in self.deltas.items():
             delta = source.read(info.parameter, rows, precise=precise and name not in rough)
-            if delta is None and rows is not None and self._changes_some(name, info.parameter):
-                delta = zero_rows(info, rows)  # steps count deltas that change the tensor, whichever rows are asked for
+            if delta is None and self._changes_some(name, info.parameter):
+                delta = zeros(info, rows)  # steps count deltas that change the tensor, whichever rows are asked for
             if delta is not None:
                 loaded[name] = delta
         noisy = info.matrix is not None and any(isinstance(delta, Dense) for delta in loaded.values())

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from vecsurgery.checkpoint.types import TensorInfo
-from vecsurgery.delta import DeltaSource, Dense
+from vecsurgery.delta import DeltaSource, Dense, WithAdapter
+from vecsurgery.delta.reading import is_transposed, seen_shape
 from vecsurgery.editing.merging import merged_whole
 from vecsurgery.editing.touches import Touch
 from vecsurgery.fits import Multiplier
@@ -25,7 +26,7 @@ def by_rows(
 ) -> bool:
     """Whether rows of the edited tensor need the same rows of W and of the deltas, and no others.
 
-    Of a block matrix: where nothing but numbers meets its deltas, none of which comes as factors (a product of some
+    Of a block matrix: where nothing but numbers meets its deltas, none of which is made with factors (a product of some
     rows is rounded in another order) or lies transposed on disk. `multiplier`: what a step multiplies by.
     """
     if info.matrix is None:
@@ -42,11 +43,14 @@ def _entry_by_entry(touch: Touch, info: TensorInfo, multiplier: Callable[[Touch,
 
 
 def _factored_or_transposed(source: DeltaSource, parameter: str) -> bool:
-    stored = (weights.layout.tensors[name].matrix for weights, name in source.stored(parameter))
-    return source.rank(parameter) is not None or any(matrix is not None and matrix.transposed for matrix in stored)
+    if source.rank(parameter) is not None:
+        return True
+    stored = source.stored(parameter)
+    return any(isinstance(each, WithAdapter) or is_transposed(each.layout.tensors[name]) for each, name in stored)
 
 
-def zero_rows(info: TensorInfo, rows: "slice | Tensor") -> Dense:
-    """The delta of rows that it leaves as they are, in a tensor that it changes elsewhere."""
-    count = len(torch.empty(info.shape[0], 0)[rows])
-    return Dense(torch.zeros(()).expand(count, *info.shape[1:]))
+def zeros(info: TensorInfo, rows: "slice | Tensor | None") -> Dense:
+    """The delta of rows (all for None) that it leaves as they are, of a tensor whose bytes it changes somewhere."""
+    if rows is None:
+        return Dense(torch.zeros(seen_shape(info)))
+    return Dense(torch.zeros(len(torch.empty(info.shape[0], 0)[rows]), *info.shape[1:]))

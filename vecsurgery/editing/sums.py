@@ -1,6 +1,7 @@
 """Adding up: the deltas of a tensor to one, and that one to W."""
 
 from collections.abc import Iterable
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from vecsurgery.delta import Delta, Dense, Factored
 
 
 def summed(terms: Iterable[Delta]) -> Delta:
-    """Their sum: factored where all are factored (factors side by side), dense otherwise."""
+    """Their sum: factored where all are factored (factors side by side), else dense in the widest of their types."""
     deltas = list(terms)
     if len(deltas) == 1:
         return deltas[0]
@@ -17,9 +18,11 @@ def summed(terms: Iterable[Delta]) -> Delta:
     if len(factored) == len(deltas):
         left = torch.cat([delta.left for delta in factored], dim=1)
         return Factored(left, torch.cat([delta.right for delta in factored], dim=0))
-    total = deltas[0].dense().clone()
-    for delta in deltas[1:]:
-        total += delta.dense()
+    values = [delta.dense() for delta in deltas]
+    wide = reduce(torch.promote_types, (each.dtype for each in values))
+    total = values[0].to(wide, copy=True)
+    for each in values[1:]:
+        total += each
     return Dense(total)
 
 

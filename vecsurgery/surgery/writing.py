@@ -111,14 +111,14 @@ def _tensors(
 
 def _pieces(edited: Edited, info: TensorInfo, facts: ShardFacts) -> Iterator[Tensor]:
     alone = edited.by_rows(info.name)
-    with room_for_helpers(alone):
-        for rows in _slices(info, alone=alone):
-            yield _piece(edited, info, rows, facts, whole=not alone)
+    for rows in _slices(info, alone=alone):
+        yield _piece(edited, info, rows, facts, whole=not alone)
 
 
 def _piece(edited: Edited, info: TensorInfo, rows: slice | None, facts: ShardFacts, *, whole: bool) -> Tensor:
     """The edited rows alone: their deltas are gone when the next ones are computed."""
-    result = edited.edit(info.name, rows=rows, figures=whole)
+    with room_for_helpers(not whole):
+        result = edited.edit(info.name, rows=rows, figures=whole)
     note_matrix(edited, info, result, facts)
     return result.tensor
 
