@@ -99,7 +99,7 @@ def test_threads_read_the_same_as_one(folder: Path) -> None:
 def test_a_file_that_was_replaced_behind_the_header_is_refused(folder: Path) -> None:
     stored = Stored(folder)
     save_file(load_file(folder / "model.safetensors") | {"a": torch.ones(3)}, folder / "model.safetensors")
-    with pytest.raises(InputError, match=r"model\.safetensors: its header is not the one .* start again"):
+    with pytest.raises(InputError, match=r"model\.safetensors: it is not the file .* start again"):
         stored.read("model.norm.weight")
 
 

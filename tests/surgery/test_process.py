@@ -1,5 +1,7 @@
 """Settings of the process: the allocator's where glibc is and the user chose none, and threads left for helpers."""
 
+import gc
+
 import pytest
 import torch
 
@@ -64,3 +66,13 @@ def test_cores_are_left_for_the_helpers_and_given_back(threads: int, fewer: int)
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_objects_are_passed_over_and_looked_at_again() -> None:
+    assert gc.get_freeze_count() == 0
+    with process.modules_uncollected():
+        assert gc.get_freeze_count() > 1000
+        with process.modules_uncollected():
+            assert gc.get_freeze_count() > 1000
+        assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() == 0

@@ -13,6 +13,8 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,6 +77,8 @@ class Files:
         self._folder = folder
         self._lock = threading.Lock()
         self._shards: dict[Path, _Shard] = {}
+        self._seen: dict[Path, tuple[int, ...]] = {}
+        """What told a file from others of its name when its header was read."""
         single = _single_file(folder)
         headers = self._indexed(folder) if single is None else self._headers_of(single)
         self.headers: Mapping[str, Header] = dict(sorted(headers.items()))
@@ -108,6 +112,9 @@ class Files:
         return headers
 
     def _shard(self, file: Path) -> _Shard:
+        known = self._shards.get(file)
+        if known is not None:
+            return known
         with self._lock:
             if file not in self._shards:
                 self._shards[file] = self._opened(file)
@@ -116,10 +123,18 @@ class Files:
     def _opened(self, file: Path) -> _Shard:
         if file.suffix != ".safetensors":
             return _TorchFile(file)
-        return _Safetensors(file, {name: header for name, header in self.headers.items() if header.file == file})
+        opened = _Safetensors(file, {name: header for name, header in self.headers.items() if header.file == file})
+        if _identity(file) != self._seen[file]:
+            raise InputError(
+                f"opening {file}: it is not the file whose header was read when the folder was opened; another program "
+                "has replaced it meanwhile, start again when it is done"
+            )
+        return opened
 
     def _headers_of(self, file: Path) -> Mapping[str, Header]:
         if file.suffix == ".safetensors":
+            if file.exists():
+                self._seen[file] = _identity(file)
             return safetensors_headers(file)
         shard = self._shard(file)
         assert isinstance(shard, _TorchFile)
@@ -136,28 +151,41 @@ class _Safetensors:
         try:
             # Opening compares every place in the header with the shapes and the size of the file.
             self._open: Any = safetensors.safe_open(file, framework="pt", device="cpu")
-            self._map: Any = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=file.stat().st_size)
+            mapped: Any = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=file.stat().st_size)
         except (safetensors.SafetensorError, OSError, RuntimeError) as fault:
             raise InputError(f"opening {file}: {fault}. The file is damaged; fetch it again.") from fault
-        now = safetensors_headers(file)
-        if any(now.get(name) != header for name, header in headers.items()):
-            raise InputError(
-                f"opening {file}: its header is not the one that was read when the folder was opened; another program "
-                "has replaced the file meanwhile, start again when it is done"
-            )
-        self._headers = headers
+        whole: dict[torch.dtype, Tensor] = {}
+        """The map as numbers of one type."""
+        self._places: dict[str, tuple[Tensor, tuple[int, ...], tuple[int, ...], int]] = {}
+        """Tensor → the map in its type, shape, strides, place of its first number."""
+        for name, header in headers.items():
+            dtype: torch.dtype = getattr(torch, header.dtype)
+            if header.start is None or header.start % dtype.itemsize:
+                continue  # not aligned, as the format allows
+            if dtype not in whole:
+                count = mapped.nbytes() // dtype.itemsize
+                whole[dtype] = torch.empty(0, dtype=dtype).set_(mapped, 0, (count,), (1,))
+            self._places[name] = (whole[dtype], header.shape, _strides(header.shape), header.start // dtype.itemsize)
 
     def get(self, name: str) -> Tensor:
-        import torch
-
-        header = self._headers[name]
-        dtype: torch.dtype = getattr(torch, header.dtype)
-        if header.start is None or header.start % dtype.itemsize:
-            tensor: Tensor = self._open.get_tensor(name)  # not aligned, as the format allows
+        place = self._places.get(name)
+        if place is None:
+            tensor: Tensor = self._open.get_tensor(name)
             return tensor
-        place = header.start // dtype.itemsize
-        values = torch.empty(0, dtype=dtype).set_(self._map, place, (header.nbytes // dtype.itemsize,), (1,))
-        return values.view(header.shape)
+        whole, shape, strides, start = place
+        return whole.as_strided(shape, strides, start)
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """Another one for a file that was replaced or written to."""
+    facts = file.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of numbers in row-major order."""
+    steps = accumulate((max(1, size) for size in reversed(shape[1:])), mul, initial=1)
+    return tuple(steps)[::-1] if shape else ()
 
 
 class _TorchFile:

@@ -47,22 +47,22 @@ def fingerprint(config: Mapping[str, Any], names: Iterable[str], read: Callable[
     digest = hashlib.sha256()
     architecture = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
     digest.update(json.dumps(architecture, sort_keys=True, separators=(",", ":")).encode())
-    encode = json.JSONEncoder(separators=(",", ":")).encode
     for name in sorted(names):
         tensor = read(name)
-        facts = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        digest.update(encode(facts).encode())
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        # as JSON, a third of the time that encoding a list takes
+        digest.update(f'[{json.dumps(name)},"{dtype}",[{",".join(map(str, tensor.shape))}]]'.encode())
         for edge in _edges(tensor):
             digest.update(edge)
     return digest.hexdigest()
 
 
 def _edges(tensor: Tensor) -> tuple[memoryview, memoryview]:
-    from .hashes import tensor_bytes
+    from .hashes import tensor_bytes  # which imports torch
 
-    flat = tensor.reshape(-1)
     if tensor.device.type != "cpu":
+        flat = tensor.reshape(-1)
         count = _EDGE // flat.element_size()
         return tensor_bytes(flat[:count].cpu()), tensor_bytes(flat[-count:].cpu())
-    data = tensor_bytes(flat)
+    data = tensor_bytes(tensor)
     return data[:_EDGE], data[-_EDGE:]

@@ -16,8 +16,9 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     Every type that safetensors knows is passed through unchanged, float8 and bool included. The tensor must stay alive
     and unchanged while the view is used.
     """
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+    if tensor.requires_grad or tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def tensor_sha256(tensor: Tensor) -> str:

@@ -82,8 +82,9 @@ class Difference:
         return digest.hexdigest()
 
     def read(self, parameter: str, rows: Rows = None, *, precise: bool = False) -> Delta | None:
-        pair = self._pairs.get(self._target(parameter))
-        return None if pair is None else self._read(self._target(parameter), pair, rows, precise=precise)
+        target = self._target(parameter)
+        pair = self._pairs.get(target)
+        return None if pair is None else self._read(target, pair, rows, precise=precise)
 
     def untied(self, parameter: str, rows: Rows = None) -> Delta | None:
         pair = self._pair(parameter)

@@ -94,9 +94,9 @@ def peak(values: Float[Tensor, "..."]) -> float:
     """max |x| in one pass; NaN or infinity where there is one, 0 for an empty tensor."""
     if not values.numel():
         return 0.0
-    # four times faster than the maximum norm, and NaN passes through it too
+    # four times faster than the maximum norm; where there is NaN, both are
     lowest, highest = torch.aminmax(values)
-    return float(torch.maximum(-lowest, highest))
+    return max(-float(lowest), float(highest))
 
 
 def require_finite(values: Float[Tensor, "..."], tensor: str, origin: str) -> None:

@@ -81,6 +81,7 @@ class Audited(Reader):
         """Tensors that were read from end to end, of those whose hashes were taken last."""
         self._reached: dict[str, int] = {}
         self._last: tuple[str, int, int, Tensor] | None = None
+        self._whole = False
         self._pool = ThreadPoolExecutor(1, "input-hasher")
         self._waiting: deque[Future[None]] = deque()
 
@@ -88,6 +89,8 @@ class Audited(Reader):
         """The tensor, or consecutive rows of it; what was read last is handed out again, whole or in part."""
         if isinstance(rows, Tensor):
             return self._weights.read(tensor, rows)
+        if rows is None and self._last is not None and self._last[0] == tensor and self._whole:
+            return self._last[3]
         shape = self._weights.layout.tensors[tensor].shape
         start, stop, _ = (rows or slice(None)).indices(shape[0] if shape else 1)
         if self._last is not None and self._last[0] == tensor:
@@ -95,7 +98,7 @@ class Audited(Reader):
             if first <= start and stop <= end:
                 return held if rows is None else held[start - first : stop - first]
         values = self._weights.read(tensor, rows)
-        self._last = (tensor, start, stop, values)
+        self._last, self._whole = (tensor, start, stop, values), rows is None
         if start != self._reached.get(tensor, 0):
             return values  # read again, as a tied tensor is that the files hold twice: hashed already
         self._reached[tensor] = stop

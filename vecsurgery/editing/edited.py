@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import torch
@@ -360,7 +361,7 @@ class Edited:
             return result
         # A sum is finite unless an entry is not, or the sum overflows: the dear test only where the cheap one fails.
         wide = torch.promote_types(result.dtype, torch.float32)
-        if not bool(result.sum(dtype=wide).isfinite()) and not bool(result.isfinite().all()):
+        if not isfinite(float(result.sum(dtype=wide))) and not bool(result.isfinite().all()):
             _refuse_numbers(values, base, tensor, result.dtype, edited=values is not base)
         return result
 

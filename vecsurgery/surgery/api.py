@@ -49,9 +49,11 @@ def run(
     Example: `vecsurgery.run("retain.yaml", "cleaned")["verdict"]`
     """
     inputs = opened(recipe, overrides)
+    from vecsurgery.surgery.process import modules_uncollected
     from vecsurgery.surgery.running import execute
 
-    return execute(inputs, Path(out), compute=compute, progress=progress)
+    with modules_uncollected():
+        return execute(inputs, Path(out), compute=compute, progress=progress)
 
 
 def check(

@@ -5,7 +5,8 @@ shards that were written: figures are those of the folder, and nothing is projec
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from vecsurgery.calibration import has_tokenizer
@@ -49,15 +50,26 @@ class Judgement:
 
 
 def judged(
-    inputs: Inputs, raw: Edited, edited: Weights, *, compute: Compute = "float32", progress: Progress = silent
+    inputs: Inputs,
+    raw: Edited,
+    opened: Callable[[], AbstractContextManager[Weights]],
+    compute: Compute = "float32",
+    progress: Progress = silent,
 ) -> Judgement:
     """Measure everything that `evaluate` and `gates` ask for: one pass for all of it, and the continuations of `smoke`.
 
-    Nothing is done where the recipe asks for nothing.
+    `opened` opens the result. Nothing is done where the recipe asks for nothing.
     """
     sources = judged_sources(inputs)
     if not sources:
         return Judgement({}, [])
+    with opened() as edited:
+        return _judged(inputs, sources, raw, edited, compute, progress)
+
+
+def _judged(
+    inputs: Inputs, sources: Mapping[str, Source], raw: Edited, edited: Weights, compute: Compute, progress: Progress
+) -> Judgement:
     models = judged_models(inputs)
     # One reader of `into` for itself and for raw, which asks for the same tensor next.
     weights = {"into": raw.into, "raw": raw, "edited": edited}

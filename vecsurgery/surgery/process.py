@@ -1,6 +1,7 @@
 """Settings of the process that a run needs: how memory is taken and given back, and who computes on which core."""
 
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,23 @@ def bound_freed_memory() -> bool:
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         mallopt(_TRIM_THRESHOLD, KEPT)
     return bool(mallopt(_MMAP_THRESHOLD, THRESHOLD) == 1)
+
+
+@contextmanager
+def modules_uncollected() -> Iterator[None]:
+    """While open, the garbage collector passes over every object that there is already.
+
+    Those are the half million of imported modules, which it would look through again and again while a run makes
+    thousands of small objects. Where somebody froze objects before, nothing is done.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

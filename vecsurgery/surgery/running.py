@@ -86,8 +86,7 @@ def execute(inputs: Inputs, out: Path, *, compute: Compute = "float32", progress
         with clock.phase("evaluate"):
             raw = assembled(inputs, geometries, coefficients, steps=inputs.recipe.merges)
             last = form.content(plan, partial)
-            with form.opened(plan, partial, last) as edited:
-                judgement = judged(inputs, raw, edited, compute=compute, progress=progress)
+            judgement = judged(inputs, raw, lambda: form.opened(plan, partial, last), compute, progress)
         record = _record(plan, geometries, partial, found.warnings, clock.seconds, out.name)
         record["fits"] = [_fit_record(plan, each, partial) for each in coefficients.values()]
         record["merges"] = [_merge_record(plan, step, record["matrices"]) for step in inputs.recipe.merges]
