@@ -18,6 +18,8 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     """
     if tensor.requires_grad or tensor.is_conj() or tensor.is_neg():
         tensor = tensor.detach().resolve_conj().resolve_neg()
+    if tensor.ndim and tensor.is_contiguous() and tensor.numel():
+        return tensor.view(torch.uint8).numpy().data.cast("B")
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 

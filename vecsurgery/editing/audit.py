@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Reader:
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         return self._weights.layout
 

@@ -75,7 +75,7 @@ class Terms:
     """The deltas of one tensor at their weights, seen as (out, in)."""
 
     loaded: Mapping[str, Delta]
-    """As they came; a merged one as the merge makes it of its deltas as they came."""
+    """As they came; a merged one as the merge makes it of its deltas as they came. Empty where nobody needs them."""
     live: Mapping[str, Delta]
     """As the steps left them."""
     facts: tuple[StepFacts, ...]
@@ -123,7 +123,7 @@ class Edited:
         steps = ", ".join(step.id for step in self.steps) or "no steps"
         return f"Edited({into} ({layout.architecture}, {layout.blocks} blocks) + {deltas}; {steps})"
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         return self.into.layout
 
@@ -213,7 +213,8 @@ class Edited:
         info = self.layout.tensors[tensor]
         loaded = self._load(info, rows)
         live, unedited, facts = self._steps(info, loaded, rows, raw=raw)
-        return Terms(self._weighted(unedited, info), self._weighted(live, info), tuple(facts), len(loaded))
+        before = self._weighted(unedited, info) if raw else {}
+        return Terms(before, self._weighted(live, info), tuple(facts), len(loaded))
 
     def with_delta(self, base: Tensor, delta: Delta, tensor: str) -> Tensor:
         """W + D in the wider of their types and in stored orientation, rounded to the output type once."""
