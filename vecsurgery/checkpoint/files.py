@@ -142,7 +142,7 @@ class Files:
 
 
 class _Safetensors:
-    """One file, verified by safetensors; tensors are views of one map of it, a tenth of the price of its own."""
+    """One file, verified by safetensors; tensors are views of one map of it, cheaper than its own."""
 
     def __init__(self, file: Path, headers: Mapping[str, Header]) -> None:
         import safetensors

@@ -50,7 +50,7 @@ def fingerprint(config: Mapping[str, Any], names: Iterable[str], read: Callable[
     for name in sorted(names):
         tensor = read(name)
         dtype = str(tensor.dtype).removeprefix("torch.")
-        # as JSON, a third of the time that encoding a list takes
+        # what encoding the three as a JSON list gives
         digest.update(f'[{json.dumps(name)},"{dtype}",[{",".join(map(str, tensor.shape))}]]'.encode())
         for edge in _edges(tensor):
             digest.update(edge)

@@ -23,7 +23,7 @@ from .types import Kind, Layout, Matrix, Site, TensorInfo
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]
 """Stored name → (type, shape)."""
 _recent: deque[tuple[Trace, Headers, Layout]] = deque(maxlen=2)
-"""The last layouts: checkpoints of one recipe usually have the same tensors, and thousands of names take a second."""
+"""The last layouts: checkpoints of one recipe usually have the same tensors, and there may be thousands."""
 _lock = threading.Lock()
 
 

@@ -40,7 +40,8 @@ class WrittenFile:
 
 
 def write_shard(folder: Path, shard: ShardPlan, tensors: Iterable[tuple[str, Tensor | Iterable[Chunk]]]) -> WrittenFile:
-    """Write one shard from its tensors, in the plan's order, each in one piece or as consecutive chunks of rows.
+    """Write one shard from its tensors, in the plan's order, each in one piece or as consecutive chunks of rows, which
+    must not change afterwards.
 
     The bytes go to `NAME.part` in `folder`, synced and renamed at the end; writing and hashing run beside the caller's
     computing. Errors: RunError where the disk is full or what came differs from the plan (name, order, type, number of

@@ -2,11 +2,12 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+from vecsurgery.recipe.selection import plain_layers
 from vecsurgery.report.inspection import (
     Change,
     Inspection,
@@ -69,19 +70,8 @@ def numbered(inspection: Inspection) -> str:
     found = inspection.layers
     if len(found) == inspection.blocks:
         return f"all {inspection.blocks} blocks" if inspection.blocks > 1 else counted(inspection.blocks, "block")
-    runs = "".join(f", {each}" for each in _runs(found))
+    runs = "".join(f", {each}" for each in plain_layers(tuple(found)))
     return f"{len(found)} of {counted(inspection.blocks, 'block')}{runs.replace(',', ':', 1)}"
-
-
-def _runs(numbers: Sequence[int]) -> list[str]:
-    """Ascending numbers, those that follow each other as `first-last`."""
-    ends: list[list[int]] = []
-    for each in numbers:
-        if ends and each == ends[-1][1] + 1:
-            ends[-1][1] = each
-        else:
-            ends.append([each, each])
-    return [f"{first}-{last}" if last > first else str(first) for first, last in ends]
 
 
 def _totals(inspection: Inspection) -> dict[str, Total]:

@@ -28,8 +28,8 @@ def use_memory_well() -> None:
 def use_large_pages() -> None:
     """Have torch ask Linux for pages of 2 MiB where it takes that much memory and more.
 
-    A large tensor that is made and freed costs as many page faults as it has pages; with pages of 4 KiB they take a
-    third of the time of a merge of whole matrices. A setting that the user gave stays.
+    A large tensor that is made and freed costs as many page faults as it has pages, many with pages of 4 KiB. A setting
+    that the user gave stays.
     """
     if sys.platform.startswith("linux"):
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -60,8 +60,8 @@ def bound_freed_memory() -> bool:
 def modules_uncollected() -> Iterator[None]:
     """While open, the garbage collector passes over every object that there is already.
 
-    Those are the half million of imported modules, which it would look through again and again while a run makes
-    thousands of small objects. Where somebody froze objects before, nothing is done.
+    Those are above all the imported modules', which it would look through again and again while a run makes thousands
+    of small objects. Where somebody froze objects before, nothing is done.
     """
     if gc.get_freeze_count():
         yield
