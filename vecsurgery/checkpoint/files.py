@@ -63,6 +63,8 @@ class Header:
 class _Shard(Protocol):
     def get(self, name: str) -> Tensor: ...
 
+    def data(self, name: str) -> memoryview: ...
+
 
 class Files:
     """The tensors of a folder. Reads are thread-safe and return views of the memory map: never change them."""
@@ -86,11 +88,12 @@ class Files:
 
     def read(self, name: str, rows: slice | Tensor | None = None) -> Tensor:
         """The tensor, or these rows of it (a slice gives a view; an index tensor copies those rows alone)."""
-        header = self.headers.get(name)
-        if header is None:
-            raise KeyError(f"{self._folder} holds no tensor {name!r}")
-        tensor = self._shard(header.file).get(name)
+        tensor = self._shard_of(name).get(name)
         return tensor if rows is None else tensor[rows]
+
+    def data(self, name: str) -> memoryview:
+        """The tensor's bytes in row-major order, a view of the memory map where that holds them so."""
+        return self._shard_of(name).data(name)
 
     def _indexed(self, folder: Path) -> dict[str, Header]:
         found: dict[Path, Mapping[str, Header]] = {}
@@ -110,6 +113,12 @@ class Files:
             for name, header in inside.items():
                 headers.setdefault(name, header)
         return headers
+
+    def _shard_of(self, name: str) -> _Shard:
+        header = self.headers.get(name)
+        if header is None:
+            raise KeyError(f"{self._folder} holds no tensor {name!r}")
+        return self._shard(header.file)
 
     def _shard(self, file: Path) -> _Shard:
         known = self._shards.get(file)
@@ -154,6 +163,8 @@ class _Safetensors:
             mapped: Any = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=file.stat().st_size)
         except (safetensors.SafetensorError, OSError, RuntimeError) as fault:
             raise InputError(f"opening {file}: {fault}. The file is damaged; fetch it again.") from fault
+        self._data: memoryview = torch.empty(0, dtype=torch.uint8).set_(mapped).numpy().data
+        self._headers = headers
         whole: dict[torch.dtype, Tensor] = {}
         """The map as numbers of one type."""
         self._places: dict[str, tuple[Tensor, tuple[int, ...], tuple[int, ...], int]] = {}
@@ -174,6 +185,11 @@ class _Safetensors:
             return tensor
         whole, shape, strides, start = place
         return whole.as_strided(shape, strides, start)
+
+    def data(self, name: str) -> memoryview:
+        header = self._headers[name]
+        assert header.start is not None  # safetensors tells where each tensor begins
+        return self._data[header.start : header.start + header.nbytes]
 
 
 def _identity(file: Path) -> tuple[int, ...]:
@@ -207,6 +223,11 @@ class _TorchFile:
 
     def get(self, name: str) -> Tensor:
         return self._tensors[name].detach()
+
+    def data(self, name: str) -> memoryview:
+        from .hashes import tensor_bytes  # which imports torch
+
+        return tensor_bytes(self._tensors[name])
 
     def headers(self) -> Mapping[str, Header]:
         return {

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+TensorFacts = tuple[str, tuple[int, ...], memoryview]
+"""Type, shape and bytes of a tensor in row-major order, of which only the edges count."""
+
 _EDGE = 4096
 _NOT_ARCHITECTURE = {
     "_name_or_path",
@@ -42,27 +45,30 @@ _NOT_ARCHITECTURE = {
 """Keys that say how a checkpoint was made or is served, not what it computes."""
 
 
-def fingerprint(config: Mapping[str, Any], names: Iterable[str], read: Callable[[str], Tensor]) -> str:
-    """Hexadecimal SHA-256 of a model (module docstring). `config`: as config.json has it; `read`: name → tensor."""
+def fingerprint(config: Mapping[str, Any], names: Iterable[str], facts: Callable[[str], TensorFacts]) -> str:
+    """Hexadecimal SHA-256 of a model (module docstring). `config`: as config.json has it; `facts`: of a named tensor,
+    asked for one at a time."""
     digest = hashlib.sha256()
     architecture = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
     digest.update(json.dumps(architecture, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(names):
-        tensor = read(name)
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype, shape, data = facts(name)
         # what encoding the three as a JSON list gives
-        digest.update(f'[{json.dumps(name)},"{dtype}",[{",".join(map(str, tensor.shape))}]]'.encode())
-        for edge in _edges(tensor):
-            digest.update(edge)
+        digest.update(f'[{json.dumps(name)},"{dtype}",[{",".join(map(str, shape))}]]'.encode())
+        digest.update(data[:_EDGE])
+        digest.update(data[-_EDGE:])
     return digest.hexdigest()
 
 
-def _edges(tensor: Tensor) -> tuple[memoryview, memoryview]:
+def tensor_facts(tensor: Tensor) -> TensorFacts:
+    """A tensor for `fingerprint`; of one that is not in main memory only the edges are fetched."""
+    import torch
+
     from .hashes import tensor_bytes  # which imports torch
 
+    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     if tensor.device.type != "cpu":
         flat = tensor.reshape(-1)
         count = _EDGE // flat.element_size()
-        return tensor_bytes(flat[:count].cpu()), tensor_bytes(flat[-count:].cpu())
-    data = tensor_bytes(tensor)
-    return data[:_EDGE], data[-_EDGE:]
+        tensor = flat if len(flat) <= 2 * count else torch.cat([flat[:count], flat[-count:]])
+    return dtype, shape, tensor_bytes(tensor.cpu())

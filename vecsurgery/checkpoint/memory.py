@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vecsurgery.errors import InputError
 
-from .fingerprints import fingerprint
+from .fingerprints import fingerprint, tensor_facts
 from .layout import settle_tying, trace_layout
 from .types import Layout
 
@@ -71,7 +71,8 @@ class InMemory:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over architecture keys, names, types, shapes, and the first and last 4 KiB of every tensor."""
-        return fingerprint(json.loads(self.config.to_json_string(use_diff=True)), self.layout.tensors, self.read)
+        config = json.loads(self.config.to_json_string(use_diff=True))
+        return fingerprint(config, self.layout.tensors, lambda name: tensor_facts(self.read(name)))
 
     def read(self, tensor: str, rows: slice | Tensor | None = None) -> Tensor:
         """The tensor, or these rows of it. A view of the caller's: never change it in place.

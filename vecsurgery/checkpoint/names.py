@@ -23,6 +23,7 @@ class Names:
         self._converters: list[Any] = [item for item in facts.transforms if isinstance(item, WeightConverter)]
         self._in_block = re.compile(rf"{re.escape(facts.blocks)}\.(\d+)\.")
         self._cache: dict[str, str] = {}
+        self._known: dict[str, str] = {}
 
     def parameter(self, stored: str) -> str:
         """The parameter that this tensor fills, or the stored name itself where there is none."""
@@ -48,10 +49,12 @@ class Names:
         return stored
 
     def _renamed(self, stored: str) -> str:
-        name = stored
-        for renaming in self._renamings:
-            name, _ = renaming.rename_source_key(name)
-        return name
+        if stored not in self._known:
+            name = stored
+            for renaming in self._renamings:
+                name, _ = renaming.rename_source_key(name)
+            self._known[stored] = name
+        return self._known[stored]
 
     def _variants(self, name: str) -> tuple[str, str, str]:
         """The name, and the name with the base model's prefix added and removed."""

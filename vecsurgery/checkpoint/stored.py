@@ -12,7 +12,7 @@ from vecsurgery.errors import InputError, UnsupportedError
 
 from . import refusals
 from .files import Files, Header
-from .fingerprints import fingerprint
+from .fingerprints import TensorFacts, fingerprint
 from .layout import settle_tying, trace_layout
 from .types import Layout
 
@@ -81,7 +81,7 @@ class Stored:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over architecture keys, names, types, shapes, and the first and last 4 KiB of every tensor."""
-        return fingerprint(self._config_json, self.headers, self.read)
+        return fingerprint(self._config_json, self.headers, self._facts)
 
     def read(self, tensor: str, rows: slice | Tensor | None = None) -> Tensor:
         """The tensor as stored, or these rows of it: a slice, or a tensor of indices (only those rows are read).
@@ -90,6 +90,10 @@ class Stored:
             KeyError: no such tensor.
         """
         return self._files.read(tensor, rows)
+
+    def _facts(self, tensor: str) -> TensorFacts:
+        header = self.headers[tensor]
+        return header.dtype, header.shape, self._files.data(tensor)
 
     def _equal(self, left: str, right: str) -> bool:
         import torch

@@ -3,6 +3,8 @@
 Lives here: options, help texts, progress bars, exit codes. May not: know how anything is done.
 """
 
+import atexit
+import gc
 import importlib
 from typing import Any
 
@@ -50,6 +52,7 @@ class _Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        atexit.register(gc.freeze)  # on the way out the collector would look through all that was imported: a second
         with _errors.reported(ctx):
             return super().invoke(ctx)
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vecsurgery.checkpoint.files import Header, safetensors_headers
-from vecsurgery.checkpoint.fingerprints import fingerprint
+from vecsurgery.checkpoint.fingerprints import fingerprint, tensor_facts
 from vecsurgery.checkpoint.hashes import file_sha256
 from vecsurgery.delta import reading
 from vecsurgery.delta.bits import INTEGERS, product
@@ -80,7 +80,8 @@ class DeltaFolder:
     @cached_property
     def fingerprint(self) -> str:
         """Of the description, and of the edges of every tensor of its files."""
-        return fingerprint(self.description.model_dump(mode="json"), self._headers, self._get)
+        description = self.description.model_dump(mode="json")
+        return fingerprint(description, self._headers, lambda name: tensor_facts(self._get(name)))
 
     @property
     def hashes(self) -> dict[str, str]:

@@ -95,8 +95,8 @@ class Edited:
     """Weights that answer `read` by doing the surgery.
 
     `subspaces(geometry, tensor)` hands out measured geometry; `weights` holds the recipe's numbers per delta;
-    `coefficients` what the fits among the steps found, by step and tensor; `changes`: whether a delta changes a
-    parameter, where somebody knows already.
+    `coefficients` what the fits among the steps found, by step and tensor. Where somebody knows already: `changes`,
+    whether a delta changes a parameter, and `touched`, the steps that concern each tensor.
     """
 
     into: Weights
@@ -109,6 +109,7 @@ class Edited:
     coefficients: Mapping[str, Mapping[str, Multiplier]] = field(default_factory=dict)
     merges: Mapping[str, Merge] = field(default_factory=dict)
     changes: Callable[[str, str], bool] | None = None
+    touched: Mapping[str, tuple[Touch, ...]] | None = None
     _kept: dict[tuple[str, bool], Terms] = field(default_factory=dict, init=False, repr=False, compare=False)
     """A tensor that is merged whole, of which rows were asked for last; gone with the first question for another."""
     _changed: dict[tuple[str, str], bool] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -141,8 +142,8 @@ class Edited:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @cached_property
-    def touches(self) -> dict[str, tuple[Touch, ...]]:
-        return touches(self.steps, self.layout)
+    def touches(self) -> Mapping[str, tuple[Touch, ...]]:
+        return touches(self.steps, self.layout) if self.touched is None else self.touched
 
     def read(self, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
         """The edited tensor; with `rows` only those rows are computed where the edit allows it (`by_rows`)."""
@@ -152,7 +153,7 @@ class Edited:
 
     def by_rows(self, tensor: str) -> bool:
         """Whether rows of the edited tensor are made of the same rows of W and of the deltas, and of no others."""
-        return by_rows(self.layout.tensors[tensor], self.touches[tensor], self.deltas, self.merges, self._multiplier)
+        return by_rows(self.layout.tensors[tensor], self.touches[tensor], self.deltas, self.merges, self.multiplier)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by stored name, in memory at once: for models that fit."""
@@ -236,7 +237,7 @@ class Edited:
         loaded = {}
         for name, source in self.deltas.items():
             delta = source.read(info.parameter, rows, precise=precise and name not in rough)
-            if delta is None and self._changes_some(name, info.parameter):
+            if delta is None and self.changes_somewhere(name, info.parameter):
                 delta = zeros(info, rows)  # steps count deltas that change the tensor, whichever rows are asked for
             if delta is not None:
                 loaded[name] = delta
@@ -249,8 +250,8 @@ class Edited:
             for name, delta in loaded.items()
         }
 
-    def _changes_some(self, name: str, parameter: str) -> bool:
-        """Whether a delta changes a tensor in some row."""
+    def changes_somewhere(self, name: str, parameter: str) -> bool:
+        """Whether a delta changes a parameter in some row."""
         if (name, parameter) not in self._changed:
             known = self.changes
             self._changed[name, parameter] = known(name, parameter) if known else self.deltas[name].changed(parameter)
@@ -279,7 +280,7 @@ class Edited:
                 for name in names:
                     live[name] = live[name].scaled(1.0 / len(names))
             elif touch.effect in ("scale", "fit"):
-                number = self._multiplier(touch, info)
+                number = self.multiplier(touch, info)
                 for name in names:
                     live[name], found = multiplied(live[name], number, info.matrix, touch.rows)
                     facts.append(StepFacts(touch.step.id, touch.step.method, name, None, found, ()))
@@ -315,7 +316,7 @@ class Edited:
                 table[step.result] = known
         return facts
 
-    def _multiplier(self, touch: Touch, info: TensorInfo) -> Multiplier:
+    def multiplier(self, touch: Touch, info: TensorInfo) -> Multiplier:
         if touch.effect == "scale":
             return number_for(touch.step.number, info, self.layout)
         return self.coefficients[touch.step.id][info.name]
@@ -345,10 +346,14 @@ class Edited:
     def _weighted(self, deltas: Mapping[str, Delta], info: TensorInfo) -> dict[str, Delta]:
         weighted = {}
         for name, delta in deltas.items():
-            factor = number_for(self.weights.get(name, 1.0), info, self.layout)
+            factor = self.weight(name, info)
             if factor != 0.0:
                 weighted[name] = delta.scaled(factor)
         return weighted
+
+    def weight(self, delta: str, info: TensorInfo) -> float:
+        """What the recipe's `weights` multiply a delta by in one tensor."""
+        return number_for(self.weights.get(delta, 1.0), info, self.layout)
 
     def _output_dtype(self, base: Tensor) -> torch.dtype:
         if self.dtype == "stored" or not base.is_floating_point():

@@ -31,12 +31,13 @@ def by_rows(
     """
     if info.matrix is None:
         return not merged_whole(touched, merges, info)
-    if info.matrix.transposed or not all(_entry_by_entry(touch, info, multiplier) for touch in touched):
+    if info.matrix.transposed or not all(entry_by_entry(touch, info, multiplier) for touch in touched):
         return False
     return not any(_factored_or_transposed(source, info.parameter) for source in deltas.values())
 
 
-def _entry_by_entry(touch: Touch, info: TensorInfo, multiplier: Callable[[Touch, TensorInfo], Multiplier]) -> bool:
+def entry_by_entry(touch: Touch, info: TensorInfo, multiplier: Callable[[Touch, TensorInfo], Multiplier]) -> bool:
+    """Whether a step gives each entry of a tensor's delta without a look at the others, in the same way everywhere."""
     if touch.effect not in _ENTRY_BY_ENTRY or touch.rows is not None:
         return False
     return touch.effect not in ("scale", "fit") or not isinstance(multiplier(touch, info), Mapping)

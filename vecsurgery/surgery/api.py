@@ -187,11 +187,13 @@ def opened(recipe: str | Path, overrides: Sequence[str] = ()) -> "Inputs":
     """The recipe validated first, without torch; then everything that it names, opened."""
     available = methods.available()
     parsed = load(Path(recipe), available, overrides=tuple(overrides))
-    from vecsurgery.planning.inputs import open_inputs
-    from vecsurgery.surgery.process import use_memory_well
+    from vecsurgery.surgery.process import nothing_collected, use_memory_well
 
     use_memory_well()
-    return open_inputs(parsed, available)
+    with nothing_collected():
+        from vecsurgery.planning.inputs import open_inputs
+
+        return open_inputs(parsed, available)
 
 
 def _inputs(record: Record) -> dict[str, str]:

@@ -68,4 +68,5 @@ def assembled(
         coefficients={name: found.tensors for name, found in coefficients.items()},
         merges=inputs.merges,
         changes=inputs.changes,
+        touched=inputs.touches if steps is None else None,
     )

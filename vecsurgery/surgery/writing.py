@@ -1,6 +1,6 @@
 """The write pass: a walk over the edited weights, shard by shard, with a journal of what is finished."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from vecsurgery.delta.reading import label, row_chunks
 from vecsurgery.editing.audit import Audited
 from vecsurgery.editing.edited import Edited, TensorChange, TensorEdit
 from vecsurgery.editing.figures import figures
+from vecsurgery.editing.together import edit_together, runs
 from vecsurgery.errors import InputError
 from vecsurgery.planning.costs import ROW_CHUNK
 from vecsurgery.planning.inputs import Inputs
@@ -103,10 +104,25 @@ class _Counting:
 
 def _tensors(
     edited: Edited, shard: ShardPlan, facts: ShardFacts, count: _Counting
-) -> Iterator[tuple[str, Iterator[Tensor]]]:
-    for planned in shard.tensors:
-        yield planned.name, _pieces(edited, edited.layout.tensors[planned.name], facts)
-        count.add(planned.nbytes)
+) -> Iterator[tuple[str, Tensor | Iterator[Tensor]]]:
+    sizes = {planned.name: planned.nbytes for planned in shard.tensors}
+    for names in runs(edited, tuple(sizes), ROW_CHUNK):
+        if len(names) == 1:
+            yield names[0], _pieces(edited, edited.layout.tensors[names[0]], facts)
+        else:
+            yield from zip(names, _together(edited, names, facts), strict=True)
+        count.add(sum(sizes[name] for name in names))
+
+
+def _together(edited: Edited, names: Sequence[str], facts: ShardFacts) -> Iterator[Tensor]:
+    try:
+        with room_for_helpers():
+            results: Iterable[TensorEdit] = edit_together(edited, names)
+    except InputError:
+        results = map(edited.edit, names)  # which says which of them it is
+    for name, result in zip(names, results, strict=True):
+        note_matrix(edited, edited.layout.tensors[name], result, facts)
+        yield result.tensor
 
 
 def _pieces(edited: Edited, info: TensorInfo, facts: ShardFacts) -> Iterator[Tensor]:
