@@ -29,7 +29,7 @@ _SPECTRA = (
     "largest: σ_1; stable rank: norm²/σ_1²; effective rank: exp of the entropy of σ/Σσ; rank: singular values "
     "above the noise floor of the stored type; above noise: their share of the energy; in top: that of the "
 )
-BETWEEN = "Between deltas (matrices of blocks alone: embedding, head and norms are not compared)"
+BETWEEN = "Between deltas, over the tensors that both change (overlaps and angles: matrices of blocks alone)"
 
 
 def inspection_text(inspection: Inspection, *, worst: int = 10) -> str:
@@ -135,12 +135,12 @@ def _pairs(inspection: Inspection) -> list[list[str]]:
 
 
 def _pair_table(title: str, rows: Mapping[str, TotalPair]) -> list[str]:
-    header = [title, "matrices", "cosine", "output overlap", "by chance", "input overlap", "by chance", "least angle"]
+    header = [title, "tensors", "cosine", "output overlap", "by chance", "input overlap", "by chance", "least angle"]
     lines = []
     for name, each in rows.items():
         overlaps = [each.output_overlap, each.output_chance, each.input_overlap, each.input_chance]
         angle = "–" if each.smallest is None else f"{each.smallest:.3g}°"
-        lines.append([name, f"{each.matrices:,}", figure(each.cosine), *(optional(value) for value in overlaps), angle])
+        lines.append([name, f"{each.tensors:,}", figure(each.cosine), *(optional(value) for value in overlaps), angle])
     return table(header, lines)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vecsurgery.errors import InputError
 from vecsurgery.report.inspected import numbered
-from vecsurgery.report.inspection import Change, Inspection, Total, grouped, total, total_pair
+from vecsurgery.report.inspection import Change, Inspection, Pair, Total, grouped, total, total_pair
 from vecsurgery.report.maps import heat, lines
 from vecsurgery.report.pictures import ON_WHITE, require_picture, save
 
@@ -57,7 +57,10 @@ def _deltas(inspection: Inspection) -> list[tuple["Panel", "Panel"]]:
         if changes:
             rows.append(_delta(name, changes, inspection.kind == "deltas", inspection.layers))
             rows += [_within(name, geometry, changes, inspection.layers) for geometry in total(changes).within]
-    return rows + [_pair(inspection, names) for names in inspection.pair_names()[:_PAIRS]]
+    drawn = {change.tensor for change in inspection.changes if change.spectrum is not None and change.layer is not None}
+    matrices = grouped((each for each in inspection.pairs if each.tensor in drawn), lambda each: each.names)
+    found = [names for names in inspection.pair_names() if names in matrices]
+    return rows + [_pair(names, matrices[names], inspection.layers) for names in found[:_PAIRS]]
 
 
 def _delta(name: str, changes: Sequence[Change], relative: bool, blocks: Sequence[int]) -> tuple["Panel", "Panel"]:
@@ -79,13 +82,12 @@ def _within(name: str, geometry: str, changes: Sequence[Change], blocks: Sequenc
     )
 
 
-def _pair(inspection: Inspection, names: tuple[str, str]) -> tuple["Panel", "Panel"]:
-    pairs = [each for each in inspection.pairs if each.names == names and each.layer is not None]
+def _pair(names: tuple[str, str], pairs: Sequence[Pair], blocks: Sequence[int]) -> tuple["Panel", "Panel"]:
     cells = grouped(pairs, lambda each: (each.layer, each.role))
     totals = {key: total_pair(found) for key, found in cells.items()}
     cosines = {key: each.cosine for key, each in totals.items()}
     overlaps = {key: each.input_overlap for key, each in totals.items()}
-    title, blocks = " · ".join(names), inspection.layers
+    title = " · ".join(names)
     return (
         _map(cosines, f"{title}: cosine", blocks, span=(-1.0, 1.0)),
         _map(overlaps, f"{title}: input overlap", blocks, span=(0.0, 1.0)),

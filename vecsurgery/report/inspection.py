@@ -78,7 +78,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two changes of one matrix."""
+    """Two changes of one tensor."""
 
     names: tuple[str, str]
     tensor: str
@@ -88,7 +88,9 @@ class Pair:
     """⟨D_a, D_b⟩."""
     squared: tuple[float, float]
     output_angles: tuple[float, ...] = ()
-    """Principal angles of the leading left singular subspaces, ascending, in radians; () without a direction."""
+    """Principal angles of the leading left singular subspaces, ascending, in radians; () without a direction, and of
+    what is no matrix of a block.
+    """
     input_angles: tuple[float, ...] = ()
     """Of the right ones."""
     chance: tuple[float, float] = (0.0, 0.0)
@@ -155,10 +157,12 @@ class TotalWithin:
 
 @dataclass(frozen=True)
 class TotalPair:
-    """Several matrices of two changes together. Overlaps are means over the matrices."""
+    """Several tensors of two changes together. Overlaps are means over the matrices of blocks among them."""
 
-    matrices: int
+    tensors: int
+    """Those that both change."""
     cosine: float | None
+    """Σ⟨D_a, D_b⟩/(‖D_a‖·‖D_b‖) over these."""
     output_overlap: float | None
     """Mean cos² of the principal angles between the leading left singular subspaces: 1 the same, 0 orthogonal."""
     input_overlap: float | None
@@ -217,12 +221,12 @@ class Inspection:
         return {layer: total(found[layer]) for layer in sorted(found)}
 
     def pair_names(self) -> list[tuple[str, str]]:
-        """Every two changes that share a matrix."""
+        """Every two changes that share a tensor."""
         found = {each.names for each in self.pairs}
         return [pair for pair in itertools.combinations(self.names, 2) if pair in found]
 
     def total_pair(self, names: tuple[str, str]) -> TotalPair:
-        """All matrices of two changes together."""
+        """All tensors that two changes share, together."""
         return total_pair([each for each in self.pairs if each.names == names])
 
     def to_dict(self) -> dict[str, Any]:
@@ -271,14 +275,14 @@ def total(changes: Iterable[Change]) -> Total:
 
 
 def total_pair(pairs: Iterable[Pair]) -> TotalPair:
-    """Several matrices of two changes together."""
+    """Several tensors of two changes together."""
     items = list(pairs)
     angled = [each for each in items if each.output_angles and each.input_angles]
     norms = [math.sqrt(math.fsum(each.squared[place] for each in items)) for place in (0, 1)]
     product = math.fsum(each.product for each in items)
     smallest = [min(each.output_angles[0], each.input_angles[0]) for each in angled]
     return TotalPair(
-        matrices=len(items),
+        tensors=len(items),
         cosine=max(-1.0, min(1.0, product / (norms[0] * norms[1]))) if all(norms) else None,
         output_overlap=_mean([overlap(each.output_angles) for each in angled]),
         input_overlap=_mean([overlap(each.input_angles) for each in angled]),

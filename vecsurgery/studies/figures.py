@@ -1,11 +1,11 @@
-"""The figures of one tensor of every change, and of every two changes of one matrix."""
+"""The figures of one tensor of every change, and of every two changes of it."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,15 +56,26 @@ class _Entries:
     factored: bool = False
 
 
-def plain_change(subject: Subject, info: TensorInfo) -> Change:
-    """The norms of a tensor that is no matrix of a block (embedding, norm, bias, fused experts), read in pieces."""
-    shape = reading.seen_shape(info)
-    sums = _Entries()
-    for rows in reading.row_chunks(shape, 4):
-        delta = subject.read(info, rows)
-        weight = subject.weight(info, rows) if subject.source is not None else None
-        _add(sums, delta, weight, subject, info)
-    return _change(subject, info, sums)
+def plain_changes(subjects: Sequence[Subject], info: TensorInfo) -> tuple[list[Change], list[Pair]]:
+    """The norms of a tensor that is no matrix of a block (embedding, norm, bias, fused experts), and the products of
+    every two changes of it; read in pieces.
+    """
+    sums = [_Entries() for _ in subjects]
+    products = dict.fromkeys(itertools.combinations(range(len(subjects)), 2), 0.0)
+    for rows in reading.row_chunks(reading.seen_shape(info), 4):
+        deltas = []
+        for subject, each in zip(subjects, sums, strict=True):
+            delta = subject.read(info, rows)
+            # The base was read with the change, and is handed out again.
+            weight = subject.weight(info, rows) if subject.source is not None else None
+            _add(each, delta, weight, subject, info)
+            deltas.append(delta)
+        for first, second in products:
+            one, other = deltas[first], deltas[second]
+            products[first, second] += inner(one, other) if one is not None and other is not None else 0.0
+    changes = [_change(subject, info, each) for subject, each in zip(subjects, sums, strict=True)]
+    found = [(changes[first], changes[second], product) for (first, second), product in products.items()]
+    return changes, [_product(*each) for each in found if each[0].squared_norm and each[1].squared_norm]
 
 
 def matrix_change(subject: Subject, info: TensorInfo, geometry: Mapping[str, Subspace], looking: Looking) -> Seen:
@@ -190,29 +201,23 @@ def _within(delta: Delta, weight: Tensor | None, subspace: Subspace, energy: flo
     )
 
 
+def _product(first: Change, second: Change, product: float) -> Pair:
+    """Two changes of one tensor without their directions."""
+    squared = (first.squared_norm, second.squared_norm)
+    return Pair((first.delta, second.delta), first.tensor, first.role, first.layer, product, squared)
+
+
 def _pair(first: Seen, second: Seen) -> Pair:
     assert first.delta is not None  # `pairs` left the others out
     assert second.delta is not None
-    change, one, other = first.change, first.singular, second.singular
-    told = Pair(
-        (first.change.delta, second.change.delta),
-        change.tensor,
-        change.role,
-        change.layer,
-        inner(first.delta, second.delta),
-        (first.change.squared_norm, second.change.squared_norm),
-    )
+    one, other = first.singular, second.singular
+    told = _product(first.change, second.change, inner(first.delta, second.delta))
     if one is None or other is None:
         return told
     larger = max(len(one.values), len(other.values))
-    return Pair(
-        told.names,
-        told.tensor,
-        told.role,
-        told.layer,
-        told.product,
-        told.squared,
-        tuple(linalg.principal_angles(one.left, other.left).tolist()),
-        tuple(linalg.principal_angles(one.right, other.right).tolist()),
-        (larger / change.shape[0], larger / change.shape[1]),
+    return replace(
+        told,
+        output_angles=tuple(linalg.principal_angles(one.left, other.left).tolist()),
+        input_angles=tuple(linalg.principal_angles(one.right, other.right).tolist()),
+        chance=(larger / first.change.shape[0], larger / first.change.shape[1]),
     )

@@ -48,8 +48,9 @@ def inspect(
 
     Tensors are read one after the other, each once. For each tensor of each delta: ‖D‖, ‖D‖/‖W‖, the share of entries
     that differ. For each matrix of a block also its largest singular values, stable and effective rank, and the
-    numerical rank, which counts the singular values above the noise floor of the stored type. Between deltas of one
-    matrix: cosine, principal angles of the leading singular subspaces, and singular task interference of all of them.
+    numerical rank, which counts the singular values above the noise floor of the stored type. Between deltas: the
+    cosine, and for each matrix principal angles of the leading singular subspaces, and singular task interference of
+    all of them.
     Against a geometry: the share of a delta that lies in its leading directions, and the activation bias that the
     delta causes on its text. An adapter stays factored, and its figures are those of B A.
 
@@ -62,7 +63,7 @@ def inspect(
         geometry: more geometry files, as "NAME=FILE" or FILE, or name → file or opened `Geometry`.
         layers: block numbers as in a recipe: "0-7", 3, or a list of these.
         modules: of q k v o gate up down other; by default all, and with neither this nor `layers` nor `limit` also
-            what is no matrix of a block, of which only norms are told.
+            what is no matrix of a block, of which only norms and cosines are told.
         limit: look at this many blocks, spread evenly.
         top: how many singular values and directions of a matrix are looked at.
         energy: the directions of a geometry that count are the fewest that hold this share of its energy, in (0, 1).
@@ -104,7 +105,9 @@ def _walked(opened: Opened, chosen: list[TensorInfo], looking: figures.Looking, 
     for done, info in enumerate(chosen):
         progress(_DOING, done, len(chosen), "tensors")
         if info.matrix is None:
-            changes += [figures.plain_change(subject, info) for subject in opened.subjects]
+            plain, products = figures.plain_changes(opened.subjects, info)
+            changes += plain
+            pairs += products
             continue
         site = info.matrix.site
         geometry = {name: subspaces(name, info.name) for name, each in opened.geometries.items() if site in each.facts}

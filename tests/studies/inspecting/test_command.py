@@ -28,7 +28,10 @@ def test_the_command_prints_tables_or_json_and_draws(here: Path) -> None:
     assert "first in geometry retain: role" in shown.stdout
     assert "inspecting: " in shown.stderr
     assert "looked at, all 3 blocks.\n" in shown.stdout
-    assert "Between deltas (matrices of blocks alone: embedding, head and norms are not compared)\n" in shown.stdout
+    assert (
+        "Between deltas, over the tensors that both change (overlaps and angles: matrices of blocks alone)\n"
+        in shown.stdout
+    )
     content = json.loads(
         runner.invoke(main, ["inspect", "one=first", "--base", "base", "--limit", "1", "--json"]).stdout
     )

@@ -1,6 +1,7 @@
 """What an inspection says of a delta equals plain numpy and scipy computations on whole tensors."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch import Tensor
 
 import vecsurgery
 from vecsurgery.checkpoint import Stored
+from vecsurgery.delta.reading import row_chunks
 from vecsurgery.geometry import Geometry
 from vecsurgery.linalg import spectra
 from vecsurgery.report.inspection import Change, Inspection
 
 DOWN = "model.layers.0.mlp.down_proj.weight"
+EMBEDDING = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
 
 
 def _delta(root: Path, name: str, tensor: str) -> np.ndarray[Any, Any]:
@@ -101,6 +105,36 @@ def test_angles_cosine_and_interference_are_those_of_scipy(root: Path, found: In
     sti = np.abs((left.T @ left - np.eye(10)) @ middle @ (right.T @ right - np.eye(10))).sum() / 90
     (conflict,) = [each for each in found.conflicts if each.tensor == tensor]
     assert conflict.value == pytest.approx(sti)
+
+
+@pytest.mark.parametrize("pieces", [1, 7], ids=["whole", "in pieces"])
+def test_what_is_no_matrix_is_compared_too_by_its_cosine_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    models.perturbed(root / "base", tmp_path / "third", seed=4)
+    monkeypatch.setattr("vecsurgery.delta.reading.row_chunks", partial(row_chunks, size=4 * 32 * 160 // pieces))
+    found = vecsurgery.inspect([str(root / "second"), str(tmp_path / "third")], base=root / "base")
+    base, second, third = (tensors_of(folder) for folder in (root / "base", root / "second", tmp_path / "third"))
+    deltas = [
+        {name: (tuned[name].double() - base[name].double()).numpy() for name in base} for tuned in (second, third)
+    ]
+    told = found.to_dict()["pairs"][0]
+    for name in (EMBEDDING, NORM, QUERY):
+        one, other = (delta[name] for delta in deltas)
+        expected = float((one * other).sum()) / (np.linalg.norm(one) * np.linalg.norm(other))
+        assert told["tensors"][name]["cosine"] == pytest.approx(expected, rel=1e-6)
+    assert told["tensors"][EMBEDDING]["input_overlap"] is None
+    assert told["tensors"][EMBEDDING]["output_angles"] == []
+    one, other = (np.concatenate([values.ravel() for values in delta.values()]) for delta in deltas)
+    whole = found.total_pair(("second", "third"))
+    assert whole.cosine == pytest.approx(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)), rel=1e-6)
+    assert whole.tensors == len(base)
+    assert "embedding" in told["roles"]
+
+
+def test_a_tensor_that_only_one_delta_changes_is_no_pair(found: Inspection) -> None:
+    assert EMBEDDING not in {each.tensor for each in found.pairs}
+    assert QUERY in {each.tensor for each in found.pairs}
 
 
 def test_the_share_in_a_geometry_and_the_bias_are_those_of_its_directions(root: Path, found: Inspection) -> None:
