@@ -52,6 +52,15 @@ def test_no_delta_leaves_every_bit() -> None:
     assert torch.equal(bits(removed(weight, None)), bits(weight))
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+def test_an_entry_of_the_delta_that_is_zero_leaves_every_bit(dtype: torch.dtype) -> None:
+    weight = torch.tensor([-0.0, 0.0, float("nan"), -3.0] * 2).to(dtype)
+    delta = torch.tensor([0.0] * 4 + [-0.0] * 4)
+    for sum_of in (added, removed):
+        assert torch.equal(bits(sum_of(weight, delta)), bits(weight))
+        assert torch.equal(bits(sum_of(weight, delta)), bits(sum_of(weight, None)))
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int64])
 def test_integers_are_patched_too(dtype: torch.dtype) -> None:
     first, second = torch.tensor([0, 1, 1]).to(dtype), torch.tensor([1, 1, 0]).to(dtype)

@@ -45,6 +45,28 @@ def test_the_singular_values_of_the_sum_become_their_mean(rows: int, columns: in
     assert float(values.sum()) == pytest.approx(float(torch.linalg.svdvals(total).sum()), rel=1e-6)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 1000))
+def test_it_follows_the_order_of_deltas_rotations_and_transposition(rows: int, columns: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.randn(2, rows, columns, generator=generator, dtype=torch.float64)
+    left, _ = torch.linalg.qr(torch.randn(rows, rows, generator=generator, dtype=torch.float64))
+    right, _ = torch.linalg.qr(torch.randn(columns, columns, generator=generator, dtype=torch.float64))
+
+    def merged(*pairs: tuple[str, Tensor]) -> Tensor:
+        weights = {"x": 0.5, "y": -2.0}
+        found = {name: Dense(values.contiguous()) for name, values in pairs}
+        return iso_c(found, weights, options=IsoC(), tensor=MATRIX).delta.dense()
+
+    plain = merged(("x", first), ("y", second))
+    close = {"rtol": 1e-7, "atol": 1e-9}
+    torch.testing.assert_close(merged(("y", second), ("x", first)), plain, **close)
+    torch.testing.assert_close(merged(("x", first.T), ("y", second.T)), plain.T, **close)
+    rotated = merged(("x", left @ first @ right), ("y", left @ second @ right))
+    torch.testing.assert_close(rotated, left @ plain @ right, **close)
+    torch.testing.assert_close(merged(("x", 3.0 * first), ("y", 3.0 * second)), 3.0 * plain, **close)
+
+
 def test_directions_below_rtol_stay_out() -> None:
     deltas = {"x": Dense(torch.diag(torch.tensor([4.0, 2.0, 0.1])))}
     merged = iso_c(deltas, {"x": 1.0}, options=IsoC(rtol=0.1), tensor=MATRIX)

@@ -220,10 +220,9 @@ def test_adapters_equal_their_dense_deltas_and_stay_factored(
     edit = _project(factored, rtol=rtol)
     assert all(isinstance(each, Factored) and each.left.dtype == dtype for each in edit.deltas.values())
     assert {name: own["rank"] for name, own in edit.own.items()} == dict.fromkeys("abc", rank)
-    if (
-        edit.facts["cut_outputs"] == dense.facts["cut_outputs"]
-        and edit.facts["cut_inputs"] == dense.facts["cut_inputs"]
-    ):
+    cut_alike = all(edit.facts[side] == dense.facts[side] for side in ("cut_outputs", "cut_inputs"))
+    assert cut_alike or dtype == torch.float32  # at the threshold rounding may decide
+    if cut_alike:
         _require_equal(_slots(edit), _slots(dense), within=1e-7 if dtype == torch.float64 else 2e-3)
 
 

@@ -154,6 +154,21 @@ def test_a_run_of_the_program_writes_and_reports_the_same(
     assert set(record["inputs"]) >= {f"into: {QUERY}", f"deltas.x.tuned: {QUERY}"}
 
 
+def test_signs_of_zeros_do_not_depend_on_the_neighbours(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("into", -0.0), ("base", 0.0), ("tuned", -0.0)):
+        models.perturbed(root / "into", tmp_path / name, seed=len(name), size=0.02 if name == "tuned" else 0.0)
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        tensors[QUERY][:] = value
+        save_file(tensors, tmp_path / name / "model.safetensors", {"format": "pt"})
+    delta = {"x": {"tuned": str(tmp_path / "tuned"), "base": str(tmp_path / "base")}}
+    once, _ = _run(tmp_path, tmp_path / "together", tmp_path / "tuned", deltas=delta)
+    monkeypatch.setattr(together, "LARGEST", 0)
+    alone, _ = _run(tmp_path, tmp_path / "alone", tmp_path / "tuned", deltas=delta)
+    assert all(same_bits(once[name], alone[name]) for name in alone)
+
+
 def test_a_number_that_is_none_is_refused_with_the_name_of_its_tensor(root: Path, tmp_path: Path) -> None:
     models.perturbed(root / "into", tmp_path / "broken", seed=6)
     tensors = load_file(tmp_path / "broken" / "model.safetensors")

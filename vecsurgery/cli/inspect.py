@@ -84,9 +84,9 @@ def command(
             overrides=overrides,
             progress=progress,
         )
-    if picture is not None:
-        report.inspection_picture(found, picture)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
     else:
         click.echo(found.text(worst=worst), nl=False)
+    if picture is not None:
+        report.inspection_picture(found, picture)

@@ -13,7 +13,10 @@ _BLOCK = 1 << 18
 
 
 def added(weight: Shaped[Tensor, "..."], delta: Float[Tensor, "..."] | None) -> Shaped[Tensor, "..."]:
-    """W + D in the wider of their types (float32 at least), rounded once to the type of W; W itself without a delta."""
+    """W + D in the wider of their types (float32 at least), rounded once to the type of W.
+
+    An entry of D that is zero leaves the bits of W, a negative zero among them: rows of zeros need not be stored.
+    """
     return weight if delta is None else _rounded(weight, delta, 1.0)
 
 
@@ -24,7 +27,8 @@ def removed(weight: Shaped[Tensor, "..."], delta: Float[Tensor, "..."] | None) -
 
 def _rounded(weight: Shaped[Tensor, "..."], delta: Float[Tensor, "..."], sign: float) -> Shaped[Tensor, "..."]:
     wide = torch.promote_types(torch.promote_types(weight.dtype, delta.dtype), torch.float32)
-    return weight.to(wide, copy=True).add_(delta.to(wide), alpha=sign).to(weight.dtype)
+    result = weight.to(wide, copy=True).add_(delta.to(wide), alpha=sign).to(weight.dtype)
+    return torch.where(delta == 0, weight, result)
 
 
 def product(

@@ -184,7 +184,8 @@ class Difference:
         return Dense(values) if highest else None
 
     def _subtract(self, pair: _Pair, rows: Rows, *, precise: bool) -> Float[Tensor, "..."]:
-        """tuned − base without a rounding of either, seen as (out, in); `rows` of the result."""
+        """tuned − base without a rounding of either, seen as (out, in); `rows` of the result. No zero is negative:
+        where nothing changes, the bits do not depend on what is read together."""
         transposed = reading.is_transposed(pair.tuned), reading.is_transposed(pair.base)
         whole = any(transposed)
         tuned = self.tuned.read(pair.tuned.name, None if whole else rows)
@@ -192,7 +193,7 @@ class Difference:
         wide = reading.wide_type(tuned.dtype, base.dtype, precise=precise)
         # A copy always: what was read may be a view of the file.
         values = (tuned.T if transposed[0] else tuned).to(wide, copy=True)
-        values.sub_(base.T if transposed[1] else base)
+        values.sub_(base.T if transposed[1] else base).add_(0.0)
         return values[rows] if whole and rows is not None else values
 
     def _token_rows(self, parameter: str, pair: _Pair, rows: Rows, *, precise: bool) -> Float[Tensor, "..."]:
