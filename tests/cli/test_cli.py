@@ -98,6 +98,14 @@ def test_run_passes_its_options_and_tells_the_verdict(api):
     assert named["compute"] == "float32"
 
 
+def test_run_prints_its_weightiest_warnings_and_says_where_the_others_are(api):
+    api.run = Calls({**record(), "warnings": [f"the {place}. is wrong" for place in range(9)]})
+    told = [line for line in invoke("run", "a.yaml", "out").stdout.splitlines() if line.startswith("warning: ")]
+    found = report.warnings(api.run.answer)
+    assert told == [f"warning: {each}" for each in found[:5]]
+    assert f"{len(found) - 5} more: vecsurgery report out" in invoke("run", "a.yaml", "out").stdout
+
+
 def test_run_with_json_prints_the_record_and_nothing_else(api):
     api.run = Calls(record())
     result = invoke("run", "a.yaml", "out", "--json")

@@ -174,7 +174,8 @@ def test_a_geometry_file_fits_the_model_that_it_names(judged: Workspace) -> None
     judged.recipe["geometry"]["retain"] = {"file": "retain.safetensors", "model": "tuned"}
     vecsurgery.check(judged.write())
     del judged.recipe["geometry"]["retain"]["model"]
-    with pytest.raises(InputError, match="model fingerprint"):
+    told = r"was measured on \S*tuned .*, not on \S*into .*name that model as `geometry\.retain\.model`"
+    with pytest.raises(InputError, match=told):
         vecsurgery.check(judged.write())
 
 

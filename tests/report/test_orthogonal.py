@@ -47,6 +47,11 @@ def test_the_verdict_tells_the_interference_and_what_passed() -> None:
     )
     assert "2.5e-09 after), left them as they are in 2 matrices;" in report.verdict(_record([figures], 2))
     assert report.verdict(_record([], 2)).startswith("Left `a` and `b` as they are in 2 matrices;")
+    lone = _record([], 2)
+    for matrix in lone["matrices"]:
+        matrix["steps"] = matrix["steps"][:1]
+    told = report.verdict(lone)
+    assert told.startswith("Left `a` as it is in 2 matrices (there is no other delta to make it orthogonal to);")
 
 
 def test_the_text_and_the_page_have_a_line_of_figures() -> None:

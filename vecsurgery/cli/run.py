@@ -8,6 +8,9 @@ import click
 
 from vecsurgery.cli import _options, _progress
 
+_SHOWN = 5
+"""Warnings that are printed, the weightiest; the report has all of them."""
+
 
 @click.command("run", short_help="Carry out a recipe.")
 @_options.recipe
@@ -37,6 +40,11 @@ def command(
         click.echo(report.dumps(record), nl=False)
     else:
         click.echo(report.verdict(record))
+        found = report.warnings(record)
+        for warning in found[:_SHOWN]:
+            click.echo(f"warning: {warning}")
+        if len(found) > _SHOWN:
+            click.echo(f"{len(found) - _SHOWN} more: vecsurgery report {out}")
         written = f"the {record['written']['format']}" if "written" in record else "the model"
         for note in report.notes(record):
             click.echo(f"note: {note}")

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vecsurgery.checkpoint.types import Weights
+from vecsurgery.delta.reading import label
 from vecsurgery.errors import InputError
 from vecsurgery.linalg import Subspace
 
@@ -129,6 +131,16 @@ class Geometry(SiteFile):
         differences = self.info.differences(**expected)
         if differences:
             raise InputError(f"geometry {self.path} does not fit: {'; '.join(differences)}.")
+
+    def require_model(self, weights: Weights, advice: str) -> None:
+        """Stop unless this geometry was measured on these weights. Errors: InputError naming both, with the advice."""
+        made = self.info.model_fingerprint
+        if weights.fingerprint != made:
+            raise InputError(
+                f"geometry {self.path} was measured on {self.info.model} (fingerprint {made[:12]}), not on "
+                f"{label(weights)} (fingerprint {weights.fingerprint[:12]}), whose inputs have other directions; "
+                f"{advice}"
+            )
 
 
 class SiteWriter:

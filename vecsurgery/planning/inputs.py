@@ -141,7 +141,8 @@ class Inputs:
         for name, spec in self.recipe.geometry.items():
             if spec.file is not None:
                 opened[name] = Geometry.open(spec.file)
-                opened[name].require(model_fingerprint=self.models[name].fingerprint)
+                key = f"geometry.{name}.model"
+                opened[name].require_model(self.models[name], f"measure it again, or name that model as `{key}`")
         return opened
 
     @property

@@ -80,11 +80,13 @@ def _total(step: str, deltas: tuple[str, ...], facts: Sequence[dict[str, float]]
 
 def _clause(found: Orthogonal) -> str:
     names = " and ".join(f"`{name}`" for name in found.deltas)
-    passed = f"left {names} as they are in {counted(found.passed, 'matrix')}" if found.passed else ""
+    lone = len(found.deltas) == 1
+    kept = "as it is" if lone else "as they are"
+    passed = f"left {names} {kept} in {counted(found.passed, 'matrix')}" if found.passed else ""
     if not found.matrices:
-        return passed
+        return f"{passed} (there is no other delta to make it orthogonal to)" if lone else passed
     done = (
         f"made {names} orthogonal in {counted(found.matrices, 'matrix')} (interference {number(found.before)} before, "
         f"{number(found.after)} after)"
     )
-    return f"{done}, {passed.replace(names, 'them')}" if passed else done
+    return f"{done}, {passed.replace(names, 'it' if lone else 'them')}" if passed else done

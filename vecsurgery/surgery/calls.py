@@ -130,7 +130,7 @@ def edit(
             opened[name] = measure(target, given, path, sites=needed[name], compute=compute, progress=progress)
         else:
             opened[name] = given if isinstance(given, Geometry) else Geometry.open(Path(given))
-        opened[name].require(model_fingerprint=target.fingerprint)
+        opened[name].require_model(target, "measure it on `into`")
     return Edited(target, sources, parsed, projectors, reader, numbers, dtype, merges=named_merges(parsed, available))
 
 
