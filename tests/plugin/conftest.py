@@ -51,10 +51,10 @@ class Family:
         return {"merge_method": method, "base_model": str(self.root / "into"), "models": listed, **changes}
 
 
-def merge(content: dict[str, Any], out: Path, *options: str) -> click.testing.Result:
-    """What `vecsurgery-mergekit` says; the model lies in `out` afterwards."""
+def merge(content: dict[str, Any] | str, out: Path, *options: str) -> click.testing.Result:
+    """What `vecsurgery-mergekit` says of a configuration, also of one as text; the model lies in `out` afterwards."""
     path = out.with_suffix(".yml")
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     arguments = [str(path), str(out), "--quiet", "--no-copy-tokenizer", *options]
     return CliRunner().invoke(mergekit_yaml.command(), arguments)
 
@@ -85,3 +85,12 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family
         return made[dtype]
 
     return family
+
+
+def refused(content: dict[str, Any] | str, folder: Path) -> str:
+    """The one line that `vecsurgery-mergekit` says before anything is written. `content`: also YAML as text."""
+    result = merge(content, folder / "merged")
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert not (folder / "merged").exists()
+    assert result.output.count("\n") == 1
+    return result.output

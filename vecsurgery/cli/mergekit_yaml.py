@@ -1,7 +1,10 @@
 """vecsurgery-mergekit: mergekit-yaml with our projectors among its merge methods."""
 
+import atexit
 import copy
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +34,25 @@ def _merge(**given: Any) -> None:
 
     from vecsurgery import plugin
 
+    atexit.register(gc.freeze)  # on the way out the collector would look through all that was imported: a second
     context = click.get_current_context()
+    path, out = Path(given["config_file"]), Path(given["out_path"])
     _errors.remember_format(context, ())
-    with _errors.reported(context), plugin.prepared(Path(given["config_file"]), given, _warn):
+    with _errors.reported(context), _not_left_empty(out), plugin.prepared(path, given, _warn):
         run_yaml.main.callback(**given)
     if not given["quiet"]:
-        click.echo(f"wrote the model to {given['out_path']}", err=True)
+        click.echo(f"wrote the model to {out}", err=True)
+
+
+@contextmanager
+def _not_left_empty(out: Path) -> Iterator[None]:
+    """Take away the folder that mergekit makes before it computes, where it failed before the first file."""
+    existed = out.exists()
+    try:
+        yield
+    finally:
+        if not existed and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
 
 
 def _warn(text: str) -> None:
@@ -46,3 +62,7 @@ def _warn(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script."""
     command().main(args=arguments, prog_name=NAME)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from mergekit.common import dtype_from_name
 from mergekit.config import (
     ConfigReader,
@@ -15,10 +14,12 @@ from mergekit.config import (
     OutputSliceDefinition,
 )
 from mergekit.parameter_resolver import resolve_parameters
+from pydantic import ValidationError
 
 from vecsurgery.errors import InputError, UnsupportedError
+from vecsurgery.plugin.content import content_of, require_method, told, validated
 from vecsurgery.plugin.job import Values
-from vecsurgery.plugin.methods import CONSTANTS, PREFIX, SCALE, names_geometry, projectors, spec, values_by_model
+from vecsurgery.plugin.methods import CONSTANTS, SCALE, names_geometry, projectors, spec, values_by_model
 from vecsurgery.plugin.parameters import check_parameters
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe.problems import unknown
@@ -91,6 +92,8 @@ class Configuration:
                         base_model=self.base,
                         t=position,
                     )
+                except ValidationError as error:
+                    raise InputError(f"{self.path}: parameters for {tensor!r}: {told(error, 'value')}") from error
                 except (RuntimeError, ValueError) as error:
                     raise InputError(f"{self.path}: parameters for {tensor!r}: {error}") from error
                 keys = [parameter.name for parameter in method.input_parameters]
@@ -120,21 +123,19 @@ def read(path: Path, warn: Callable[[str], None]) -> Configuration | None:
     """The configuration in a file; None where its method is mergekit's own.
 
     `warn` is told of what mergekit's own methods ignore. Errors: InputError for a file that mergekit cannot read, an
-    unknown method of ours, keys and parameters that do not exist; UnsupportedError for what our methods do not do.
+    unknown method, keys and parameters that do not exist; UnsupportedError for what our methods do not do.
     """
-    content = _content(path)
-    method = content.get("merge_method")
-    if not isinstance(method, str) or not method.startswith(PREFIX):
+    content = content_of(path)
+    known: dict[str, Projector | None] = {**projectors(), SCALE: None}
+    method = require_method(path, content, known)
+    if method not in known:
         check_parameters(path, content, warn)
         return None
-    known: dict[str, Projector | None] = {**projectors(), SCALE: None}
-    if method not in known:
-        raise InputError(f"{path}: merge_method: {unknown('method', method, known)}")
     _check_keys(path, content, MergeConfiguration.model_fields)
     for key, reason in _REFUSED.items():
         if content.get(key):
             raise UnsupportedError(f"{path}: {key} does not go with {method}: {reason}")
-    found = Configuration(path, _validated(path, content), known[method])
+    found = Configuration(path, validated(path, content), known[method])
     _check_models(found)
     names = _parameter_names(found)
     for where, given in [("parameters", found.merge.parameters)] + [
@@ -146,27 +147,10 @@ def read(path: Path, warn: Callable[[str], None]) -> Configuration | None:
     return found
 
 
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"reading the configuration {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"reading the configuration {path}: expected a map with merge_method, models and base_model")
-    return content
-
-
 def _check_keys(path: Path, content: Mapping[str, Any], known: Iterable[str]) -> None:
     for key in content:
         if key not in known:
             raise InputError(f"{path}: {unknown('key', str(key), known)}")
-
-
-def _validated(path: Path, content: Mapping[str, Any]) -> Any:
-    try:
-        return MergeConfiguration.model_validate(content)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"reading the configuration {path}: {error}") from error
 
 
 def _check_models(found: Configuration) -> None:

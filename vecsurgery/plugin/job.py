@@ -4,7 +4,6 @@ The result is that of `vecsurgery.editing`, so that it has the bytes that `vecsu
 """
 
 import threading
-from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +20,10 @@ from vecsurgery.editing.sites import SiteReader
 from vecsurgery.errors import InputError
 from vecsurgery.fits import Coefficients
 from vecsurgery.geometry import Geometry
+from vecsurgery.plugin.content import told
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe.types import Selection, Step
+from vecsurgery.report import by_weight, of_matrices
 
 Values = Mapping[str, Any]
 """What a model's parameters say for one tensor: `weight`, and options of the projector."""
@@ -89,8 +90,8 @@ class Job:
     geometries: Mapping[str, Geometry]
     stored: Mapping[str, str]
     dtype: str
-    warnings: Counter[str] = field(default_factory=Counter)
-    """What projectors warned of → in how many matrices."""
+    _warned: dict[str, list[tuple[str, str, str, str]]] = field(default_factory=dict)
+    """Tensor → what projectors warned of: step, delta, tensor, text."""
     _made: dict[str, Edited] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -107,9 +108,15 @@ class Job:
             finally:
                 for weights in [self.base, *(model.tuned for model in self.models.values())]:
                     weights.drop()
-            for fact in result.facts:
-                self.warnings.update(f"{fact.delta}: {warning}" for warning in fact.warnings)
+            self._warned[name] = [
+                (fact.step, fact.delta, name, text) for fact in result.facts for text in fact.warnings
+            ]
         return result.tensor
+
+    def warnings(self) -> list[str]:
+        """What projectors warned of in the tensors that are merged, told as the report of a run tells it."""
+        in_order = [each for tensor in self.base.layout.tensors for each in self._warned.get(tensor, [])]
+        return by_weight(of_matrices(in_order))
 
     def _hand(self, name: str, tensors: Mapping[Any, Tensor]) -> None:
         for key, values in tensors.items():
@@ -189,16 +196,4 @@ def _options(projector: Projector, values: Values, model: str) -> Any:
     try:
         return projector.options.model_validate(dict(values), strict=True)
     except ValidationError as error:
-        told = [
-            f"{'.'.join(str(part) for part in details['loc']) or projector.name}: {_message(details)}"
-            for details in error.errors(include_url=False)
-        ]
-        raise InputError(f"parameters of {projector.name} for {model}: {'; '.join(told)}") from error
-
-
-def _message(details: Any) -> str:
-    if details["type"] == "missing":
-        return "this parameter is required"
-    if details["type"] == "value_error":
-        return str(details["ctx"]["error"])
-    return f"{details['msg'].replace('Input should be', 'expected', 1)}; got {details['input']!r}"
+        raise InputError(f"parameters of {projector.name} for {model}: {told(error, projector.name)}") from error

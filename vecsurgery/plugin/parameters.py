@@ -19,13 +19,10 @@ def check_parameters(path: Path, content: Mapping[str, Any], warn: Callable[[str
     """Look at a configuration with a method of mergekit's own; `content` as the YAML has it.
 
     `warn` is told of keys that mergekit does not have, and of parameters that another of its methods has: one
-    configuration is often tried with several. A method that it does not have is left to mergekit to refuse.
-    Errors: InputError for a parameter that none of its methods has.
+    configuration is often tried with several. Errors: InputError for a parameter that none of its methods has.
     """
     specs = {method.spec.name: [each.name for each in method.spec.parameters] for method in registered_methods()}
-    method = content.get("merge_method")
-    if not isinstance(method, str) or method not in specs:
-        return
+    method = content["merge_method"]
     for key in content:
         if key not in MergeConfiguration.model_fields:
             warn(

@@ -15,13 +15,16 @@ from vecsurgery.editing.touches import geometry_names
 from vecsurgery.errors import InputError, UnsupportedError
 from vecsurgery.fits import Coefficients
 from vecsurgery.geometry import Geometry
+from vecsurgery.planning.calls import require_possible
 from vecsurgery.planning.checking import BUFFERS, check_distinct, check_fit
+from vecsurgery.planning.inputs import Inputs
 from vecsurgery.planning.lineage import distance, distance_warning, lineage_warnings
 from vecsurgery.planning.vocabulary import align
-from vecsurgery.plugin import configuration, methods
+from vecsurgery.plugin import configuration, methods, named
 from vecsurgery.plugin.configuration import Configuration
+from vecsurgery.plugin.content import content_of, validated
 from vecsurgery.plugin.job import Handed, Job, Model
-from vecsurgery.recipe import parse_reference
+from vecsurgery.recipe.types import Recipe, Reference
 
 _SHOWN = 3
 
@@ -34,18 +37,22 @@ def prepared(path: Path, options: Mapping[str, Any], warn: Callable[[str], None]
     of at the end. Errors: InputError, UnsupportedError.
     """
     methods.register_all()
+    settings = MergeOptions(**{key: options[key] for key in _known(options)})
     found = configuration.read(path, warn)
     if found is None:
+        merge = validated(path, content_of(path))
+        named.require_folders(path, merge, ours=False)
+        named.require_configurations(path, merge, settings)
         yield
         return
-    job = _opened(found, MergeOptions(**{key: options[key] for key in _known(options)}), warn)
+    job = _opened(found, settings, warn)
     methods.start(job)
     try:
         yield
     finally:
         methods.stop()
-    for text, count in job.warnings.items():
-        warn(f"{text} ({count} matri{'x' if count == 1 else 'ces'})")
+    for text in job.warnings():
+        warn(text)
 
 
 def _known(options: Mapping[str, Any]) -> list[str]:
@@ -53,34 +60,46 @@ def _known(options: Mapping[str, Any]) -> list[str]:
 
 
 def _opened(found: Configuration, options: Any, warn: Callable[[str], None]) -> Job:
+    named.require_folders(found.path, found.merge, ours=True)
     base = _stored(found, configuration.text_of(found.base))
+    tuned = {reference: _stored(found, configuration.text_of(reference)) for reference in found.tuned}
     found.require_dtype("base_model", _types(base))
     stored, warnings = _names(found, base, options)
     into = Handed(base)
     models: dict[Any, Model] = {}
-    for reference in found.tuned:
-        models[reference], more = _model(found, reference, into, [each.name for each in models.values()])
+    for reference, stored_model in tuned.items():
+        taken = [each.name for each in models.values()]
+        models[reference], more = _model(found, reference, stored_model, into, taken)
         warnings += more
     files = {str(file) for model in models.values() for file in model.fixed.values()}
     geometries = {file: _geometry(found, file, base) for file in sorted(files)}
     job = Job(into, found.base, models, found.projector, geometries, stored, found.dtype)
-    different = {
-        id(edited): edited for edited in (job.edited(each) for each in found.values(stored, into.layout.blocks))
-    }
-    for edited in different.values():
+    for edited, alike in _different(job, found):
         for model in models.values():
             warnings += check_fit(model.delta, edited.steps)
         _require_sites(edited, geometries)
+        _require_possible(found, base, edited, alike)
     for warning in dict.fromkeys(warnings):
         warn(warning)
     return job
 
 
+def _different(job: Job, found: Configuration) -> list[tuple[Edited, list[str]]]:
+    """The edited weights under each set of parameters that some tensor has, with the stored names of those tensors that
+    have it for certain: not those of a gradient, inside of which blocks have what lies between its ends.
+    """
+    different: dict[int, tuple[Edited, list[str]]] = {}
+    ends = (job.edited(each) for each in found.values(job.stored, job.base.layout.blocks))
+    for tensor, first, last in zip(job.stored.values(), ends, ends, strict=True):
+        for edited in (first, last):
+            different.setdefault(id(edited), (edited, []))
+        if first is last:
+            different[id(first)][1].append(tensor)
+    return list(different.values())
+
+
 def _stored(found: Configuration, text: str) -> Stored:
-    try:
-        reference = parse_reference(text, Path.cwd())
-    except ValueError as error:
-        raise InputError(f"{found.path}: the model {text!r}: {error}") from error
+    reference = named.reference(found.path, text)
     return Stored(resolve(reference), reference=reference)
 
 
@@ -123,8 +142,13 @@ def _names(found: Configuration, base: Stored, options: Any) -> tuple[dict[str, 
     return names, [f"mergekit leaves out {name}, a table that every loader recomputes" for name in lost]
 
 
-def _model(found: Configuration, reference: Any, into: Handed, taken: Sequence[str]) -> tuple[Model, list[str]]:
-    """A model with its delta, and warnings about what does not quite go with the base. Errors: InputError."""
+def _model(
+    found: Configuration, reference: Any, stored: Stored, into: Handed, taken: Sequence[str]
+) -> tuple[Model, list[str]]:
+    """A model, opened as `stored`, with its delta, and warnings about what does not quite go with the base.
+
+    Errors: InputError.
+    """
     text = configuration.text_of(reference)
     name = found.constant(reference, "name") or text.partition("@")[0].rstrip("/").rpartition("/")[2]
     if name in taken:
@@ -132,7 +156,6 @@ def _model(found: Configuration, reference: Any, into: Handed, taken: Sequence[s
             f"{found.path}: two models are called {name!r}; give one of them another name under its parameters, as in "
             "name: math"
         )
-    stored = _stored(found, text)
     found.require_dtype(text, _types(stored))
     _require_shapes(found, text, stored, into)
     tuned, other = Handed(stored), found.constant(reference, "base")
@@ -202,3 +225,17 @@ def _require_sites(edited: Edited, geometries: Mapping[str, Geometry]) -> None:
                     f"geometry {file}: the site {info.matrix.site!r}, which {name!r} reads, was not measured; measure "
                     "it with a recipe that edits every matrix"
                 )
+
+
+def _require_possible(found: Configuration, base: Stored, edited: Edited, tensors: Sequence[str]) -> None:
+    """Refuse options that the projector cannot carry out on one of these tensors, by its shape. Errors: InputError."""
+    if found.projector is None or found.projector.require is None:
+        return
+    recipe = Recipe(Reference(str(base.folder), base.folder, str(base.folder)), {}, {}, tuple(edited.steps))
+    inputs = Inputs(recipe, edited.projectors, base, {}, edited.deltas, {}, {})
+    parameters = [edited.layout.tensors[tensor].parameter for tensor in tensors]
+    changed = {name: {each for each in parameters if inputs.changes(name, each)} for name in edited.deltas}
+    try:
+        require_possible(inputs, changed)
+    except InputError as error:
+        raise InputError(f"{found.path}: {error}") from error

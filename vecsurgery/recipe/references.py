@@ -10,12 +10,15 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _LOCAL_STARTS = ("/", "./", "../", "~", ".\\", "..\\")
 
 
-def parse_reference(text: str, folder: Path, *, require_files: bool = True) -> Reference:
+def parse_reference(
+    text: str, folder: Path, *, require_files: bool = True, start: str = "the folder of the recipe"
+) -> Reference:
     """The model that `text` names.
 
     A path that exists below `folder` (or absolute) is the local model, whatever characters it has: `@`, `+`, spaces.
     Otherwise the text is split at `+` (behind the longest local path, if it starts with one) and at `@`. A text that is
-    clearly a local path (`/`, `./`, `../`, `~`) must exist, unless `require_files` is False.
+    clearly a local path (`/`, `./`, `../`, `~`) must exist, unless `require_files` is False. `start`: what `folder` is
+    to the user, for messages.
 
     Raises ValueError with the reason.
     """
@@ -27,12 +30,14 @@ def parse_reference(text: str, folder: Path, *, require_files: bool = True) -> R
     for end in [match.start() for match in re.finditer(r"\+", text)][::-1]:
         local = _local(text[:end], folder) if end else None
         if local is not None:
-            adapter = parse_reference(text[end + 1 :], folder, require_files=require_files)
+            adapter = parse_reference(text[end + 1 :], folder, require_files=require_files, start=start)
             return Reference(text, local, str(local), adapter=_only(adapter, text))
     model, plus, rest = text.partition("+")
-    adapter_or_none = _only(parse_reference(rest, folder, require_files=require_files), text) if plus else None
+    adapter_or_none = (
+        _only(parse_reference(rest, folder, require_files=require_files, start=start), text) if plus else None
+    )
     if _is_clearly_local(model):
-        path = _missing(model, folder, require_files)
+        path = _missing(model, folder, start if require_files else None)
         return Reference(text, path, str(path), adapter=adapter_or_none)
     name, revision = _hub(model, folder)
     return Reference(text, None, name, revision, adapter_or_none)
@@ -68,8 +73,8 @@ def _is_clearly_local(text: str) -> bool:
     return text.startswith(_LOCAL_STARTS) or text in (".", "..")
 
 
-def _missing(text: str, folder: Path, require_files: bool) -> Path:
-    """A local path that does not exist, where that is allowed. Raises ValueError where it is not."""
+def _missing(text: str, folder: Path, start: str | None) -> Path:
+    """A local path that does not exist, where that is allowed: no `start`. Raises ValueError where it is not."""
     before, at, _ = text.rpartition("@")
     if at and _local(before, folder) is not None:
         raise ValueError(f"{before} is a local folder and has no revisions; leave out what follows the @")
@@ -77,8 +82,8 @@ def _missing(text: str, folder: Path, require_files: bool) -> Path:
         path = absolute(text, folder)
     except RuntimeError as error:
         raise ValueError(f"the path {text} cannot be resolved: {error}") from error
-    if require_files:
-        raise ValueError(f"there is no folder {path} (relative paths start at the folder of the recipe)")
+    if start is not None:
+        raise ValueError(f"there is no folder {path} (relative paths start at {start})")
     return path
 
 

@@ -8,7 +8,9 @@ from .evaluated import evaluation_text as evaluation_text
 from .holding import written as written
 from .inspected_picture import inspection_picture as inspection_picture
 from .inspection import Inspection as Inspection
+from .outcome import by_weight as by_weight
 from .outcome import notes as notes
+from .outcome import of_matrices as of_matrices
 from .outcome import verdict as verdict
 from .outcome import warnings as warnings
 from .page import html as html

@@ -52,19 +52,30 @@ def _weight(text: str) -> int:
     return next((rank for rank, phrases in enumerate(_HEAVY) if any(phrase in text for phrase in phrases)), len(_HEAVY))
 
 
-def _of_matrices(record: Record) -> list[str]:
+def of_matrices(found: Iterable[tuple[str, str, str, str]]) -> list[str]:
+    """One warning for all matrices whose warnings differ in their numbers only. `found`: step, delta, tensor, text.
+
+    >>> of_matrices([("trim", "one", "a", "only 0.25 is left"), ("trim", "one", "b", "only 0.5 is left")])
+    ['trim, one: a: only 0.25 is left (and 1 more like it)']
+    """
     grouped: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    for matrix in record["matrices"]:
-        for step in matrix["steps"]:
-            for text in step["warnings"]:
-                kind = (step["step"], step["delta"], _NUMBER.sub("#", text))
-                grouped.setdefault(kind, []).append((matrix["tensor"], text))
+    for step, delta, tensor, text in found:
+        grouped.setdefault((step, delta, _NUMBER.sub("#", text)), []).append((tensor, text))
     lines = []
-    for (name, delta, _), found in grouped.items():
-        tensor, text = found[0]
-        more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
-        lines.append(f"{name}, {delta}: {tensor}: {text}{more}")
+    for (step, delta, _), alike_ones in grouped.items():
+        tensor, text = alike_ones[0]
+        more = f" (and {len(alike_ones) - 1} more like it)" if len(alike_ones) > 1 else ""
+        lines.append(f"{step}, {delta}: {tensor}: {text}{more}")
     return lines
+
+
+def _of_matrices(record: Record) -> list[str]:
+    return of_matrices(
+        (step["step"], step["delta"], matrix["tensor"], text)
+        for matrix in record["matrices"]
+        for step in matrix["steps"]
+        for text in step["warnings"]
+    )
 
 
 def _of_rounding(record: Record) -> list[str]:

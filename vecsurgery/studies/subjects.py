@@ -241,7 +241,7 @@ def _reference(given: str | Path) -> Reference:
     path = Path(given)
     named = path.parent if path.name == DESCRIPTION_FILE and path.is_file() else given
     try:
-        return parse_reference(str(named), Path.cwd())
+        return parse_reference(str(named), Path.cwd(), start="the current folder")
     except ValueError as error:
         raise InputError(f"{_DOING} the model {str(given)!r}: {error}") from error
 

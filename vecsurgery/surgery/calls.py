@@ -71,7 +71,7 @@ def weights_of(model: "Model", *, config: Any = None) -> Weights:
 
 def _reference(text: str) -> Reference:
     try:
-        return parse_reference(text, Path.cwd())
+        return parse_reference(text, Path.cwd(), start="the current folder")
     except ValueError as error:
         raise InputError(f"opening the model {text!r}: {error}") from error
 
