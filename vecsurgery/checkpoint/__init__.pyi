@@ -18,6 +18,7 @@ from .partial import open_partial as open_partial
 from .partial import partial_path as partial_path
 from .partial import publish as publish
 from .previewing import preview as preview
+from .reference import named_at as named_at
 from .reference import plan_download as plan_download
 from .reference import resolve as resolve
 from .reference import revision_of as revision_of

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecsurgery.errors import InputError
+from vecsurgery.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from vecsurgery.recipe.types import Reference
@@ -19,8 +20,6 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 _LEFT_OUT = ["*/*", "consolidated*", "training_args.bin", "optimizer*", "scheduler*", "rng_state*"]
 """Subfolders (other formats) and second copies of the weights."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_NO_FOLDER = "There is no folder of this name; if one is meant, look at its spelling."
-"""Ends messages about hub ids that are not found: a misspelt folder is taken for one."""
 
 
 def resolve(reference: Reference, *, offline: bool | None = None) -> Path:
@@ -37,7 +36,7 @@ def resolve(reference: Reference, *, offline: bool | None = None) -> Path:
     """
     if reference.path is not None:
         if not reference.path.is_dir():
-            raise InputError(f"opening the model {reference.text!r}: {reference.path} is no folder.")
+            raise InputError(f"{_at(reference)}opening the model {reference.text!r}: {reference.path} is no folder.")
         return reference.path
     local_only = _offline() if offline is None else offline
     folder = _snapshot(reference, _WEIGHTS[0], local_only)
@@ -73,9 +72,39 @@ def plan_download(references: Iterable[Reference], *, offline: bool | None = Non
     return total
 
 
+@contextmanager
+def named_at(reference: Reference | None) -> Iterator[None]:
+    """What is raised inside, an InputError, begins with the place of the recipe that names the model, if one does."""
+    if not _at(reference):
+        yield
+        return
+    try:
+        yield
+    except UnsupportedError as refusal:
+        raise UnsupportedError(f"{_at(reference)}{refusal}") from refusal
+    except InputError as fault:
+        raise InputError(f"{_at(reference)}{fault}") from fault
+
+
 def revision_of(folder: Path) -> str | None:
     """The commit of a snapshot in the hub's cache (`…/snapshots/COMMIT`); None for any other folder."""
     return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
+
+
+def _at(reference: Reference | None) -> str:
+    return f"{reference.place}: " if reference is not None and reference.place else ""
+
+
+def _no_folder(reference: Reference) -> str:
+    """Ends messages about hub ids that are not found: a misspelt folder, or one elsewhere, is taken for one."""
+    looked_in = reference.folder or Path.cwd()
+    if looked_in != Path.cwd() and Path(reference.text).is_dir():
+        return (
+            f"There is no folder of this name in {looked_in}, where the recipe's relative paths start; there is one in "
+            f"{Path.cwd()}: if that is meant, write {os.path.relpath(reference.text, looked_in)}."
+        )
+    starts = ", where the recipe's relative paths start" if reference.place else ""
+    return f"There is no folder of this name in {looked_in}{starts}; if one is meant, look at its spelling."
 
 
 def _offline() -> bool:
@@ -117,7 +146,7 @@ def _ask_hub(reference: Reference, weights: str, **options: Any) -> Any:
 
     # The library raises its HTTP client's own errors beside its own; which client that is depends on its version.
     http_error: Any = vars(errors)["HTTPError"]
-    what = f"fetching {reference.text!r} from the hub"
+    what = f"{_at(reference)}fetching {reference.text!r} from the hub"
     try:
         return huggingface_hub.snapshot_download(
             reference.model,
@@ -132,7 +161,7 @@ def _ask_hub(reference: Reference, weights: str, **options: Any) -> Any:
         raise InputError(f"{what}: it has no revision {reference.revision!r}.") from fault
     except errors.RepositoryNotFoundError as fault:
         raise InputError(
-            f"{what}: no such model, or a private one: then `hf auth login` first. {_NO_FOLDER}"
+            f"{what}: no such model, or a private one: then `hf auth login` first. {_no_folder(reference)}"
         ) from fault
     except errors.LocalEntryNotFoundError as fault:
         reason = (
@@ -141,7 +170,7 @@ def _ask_hub(reference: Reference, weights: str, **options: Any) -> Any:
             if options["local_files_only"]
             else "the hub cannot be reached, and it is not, or not completely, in the cache; try again"
         )
-        raise InputError(f"{what}: {reason}, or give a local folder. {_NO_FOLDER}") from fault
+        raise InputError(f"{what}: {reason}, or give a local folder. {_no_folder(reference)}") from fault
     except errors.DryRunError:
         raise
     except (OSError, ValueError, http_error) as fault:

@@ -43,7 +43,7 @@ class Stored:
     def __init__(self, folder: str | Path, *, reference: Reference | None = None) -> None:
         self.folder = Path(folder)
         self.reference = reference
-        self._config_json = _config_json(self.folder)
+        self._config_json = _config_json(self.folder, in_recipe=bool(reference and reference.place))
         self._files = Files(self.folder)
         refusals.refuse_quantised(self.folder, self._config_json, self._files.headers)
         refusals.require_known(self.folder, self._config_json)
@@ -106,12 +106,13 @@ class Stored:
         )
 
 
-def _config_json(folder: Path) -> dict[str, Any]:
+def _config_json(folder: Path, *, in_recipe: bool) -> dict[str, Any]:
+    """`in_recipe`: whether a recipe names the folder, which has other ways to say what it is."""
     file = folder / "config.json"
     if not folder.is_dir():
         raise InputError(f"opening the checkpoint {folder}: expected a folder, found {_what(folder)}.")
-    if not file.exists() and (folder / "adapter_config.json").exists():
-        raise InputError(f"opening {folder}: this is an adapter, not a model. Write `base+adapter` or `adapter:`.")
+    if not file.exists():
+        raise InputError(f"opening {folder}: {_no_model(folder, in_recipe)}.")
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
     except OSError as fault:
@@ -121,6 +122,19 @@ def _config_json(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"reading {file}: expected a JSON object, found {type(content).__name__}.")
     return content
+
+
+def _no_model(folder: Path, in_recipe: bool) -> str:
+    """What a folder without config.json is, and what to give in its place."""
+    if (folder / "adapter_config.json").exists():
+        also = ", or `adapter: …` as a delta" if in_recipe else ""
+        return f"this is an adapter, not a model; write `base+adapter`{also}"
+    if (folder / "delta.json").exists():
+        instead = "name it as a delta, `file: …`" if in_recipe else "`vecsurgery apply` adds it to its base"
+        return f"this is a delta, not a model; {instead}"
+    holds = "it has no config.json" if any(folder.iterdir()) else "the folder is empty"
+    expected = "the folder of a model, with config.json and weights (model.safetensors, or shards and their index)"
+    return f"{holds}; expected {expected}: correct the path, or save the model there"
 
 
 def _what(path: Path) -> str:

@@ -98,7 +98,10 @@ class AdapterFile:
     def config(self) -> Mapping[str, Any]:
         path = self.folder / _CONFIG
         if not path.is_file():
-            raise InputError(f"reading adapter {self.folder}: {_CONFIG} is missing; expected a folder saved by PEFT")
+            model = (self.folder / "config.json").is_file()
+            what = "this is a model, not an adapter" if model else f"{_CONFIG} is missing"
+            advice = "; a model that was trained is named as `tuned`" if model else ""
+            raise InputError(f"reading adapter {self.folder}: {what}; expected a folder saved by PEFT{advice}")
         try:
             config = json.loads(path.read_text("utf-8"))
         except ValueError as error:

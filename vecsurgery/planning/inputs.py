@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vecsurgery.calibration import OtherAnswers, Prompt, Samples
-from vecsurgery.checkpoint import Stored, plan_download, require_space, resolve, revision_of
+from vecsurgery.checkpoint import Stored, named_at, plan_download, require_space, resolve, revision_of
 from vecsurgery.checkpoint.types import Weights
 from vecsurgery.delta import Adapter, DeltaFolder, DeltaSource, Difference, FromFile, WithAdapter
 from vecsurgery.editing.touches import Touch, touches
@@ -180,13 +180,15 @@ def open_inputs(recipe: Recipe, methods: Mapping[str, Projector | Fit | Merge]) 
     tokenizers = Tokenizers()
 
     def model(reference: Reference) -> Weights:
-        plain = Reference(reference.text, reference.path, reference.model, reference.revision)
+        plain = replace(reference, adapter=None)
         folder = resolve(plain)
         if folder not in stored:
-            stored[folder] = Stored(folder, reference=plain)
+            with named_at(plain):
+                stored[folder] = Stored(folder, reference=plain)
         if reference.adapter is None:
             return stored[folder]
-        return WithAdapter(stored[folder], resolve(reference.adapter))
+        with named_at(reference.adapter):
+            return WithAdapter(stored[folder], resolve(reference.adapter))
 
     into = model(recipe.into)
     if not isinstance(into, Stored):
@@ -201,7 +203,10 @@ def open_inputs(recipe: Recipe, methods: Mapping[str, Projector | Fit | Merge]) 
         for name, pair in pairs.items()
         if pair.base is not None
     }
-    deltas = {name: delta_source(name, pair, into, alignments.get(name)) for name, pair in pairs.items()}
+    deltas = {}
+    for name, pair in pairs.items():
+        with named_at(recipe.deltas[name].adapter):
+            deltas[name] = delta_source(name, pair, into, alignments.get(name))
     recipe = with_references(recipe, _pinned)
     models = {name: model(spec.model) if spec.model else into for name, spec in recipe.geometry.items()}
     return Inputs(

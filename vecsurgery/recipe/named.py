@@ -1,5 +1,6 @@
 """What a recipe names outside itself: models and data files, resolved against the folder of the file that says so."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from .grammar import DataKeys, parse_texts
@@ -27,10 +28,13 @@ class Named:
             self.problems.add(node.place, path, f"expected a folder or a hub id; got {node.describe()}")
             return None
         try:
-            return parse_reference(node.value, node.place.folder, require_files=self.require_files)
+            found = parse_reference(node.value, node.place.folder, require_files=self.require_files)
         except ValueError as error:
             self.problems.add(node.place, path, str(error))
             return None
+        place = f"{node.place}: {path}" if node.place.in_text else path
+        adapter = found.adapter and replace(found.adapter, place=place)
+        return replace(found, place=place, adapter=adapter)
 
     def files(self, node: Node | None, path: str) -> tuple[Path, ...]:
         """The files that a text or a list of texts names, relative to where they are stated."""

@@ -8,6 +8,9 @@ from typing import Any
 
 from vecsurgery.errors import InputError
 
+OVERRIDE = "--set "
+"""What the place of an override begins with."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -19,6 +22,11 @@ class Place:
 
     def __str__(self) -> str:
         return self.file if self.line is None else f"{self.file}:{self.line}"
+
+    @property
+    def in_text(self) -> bool:
+        """Whether it is a place of a file or an override: values that come from Python have none."""
+        return self.line is not None or self.file.startswith(OVERRIDE)
 
 
 @dataclass(frozen=True)

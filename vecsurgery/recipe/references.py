@@ -40,7 +40,7 @@ def parse_reference(
         path = _missing(model, folder, start if require_files else None)
         return Reference(text, path, str(path), adapter=adapter_or_none)
     name, revision = _hub(model, folder)
-    return Reference(text, None, name, revision, adapter_or_none)
+    return Reference(text, None, name, revision, adapter_or_none, folder=folder.absolute())
 
 
 def canonical(reference: Reference) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from .problems import Place, Problems, unknown
+from .problems import OVERRIDE, Place, Problems, unknown
 from .tree import Node, merged, read_text
 
 METHOD_VERBS = ("project", "fit", "merge")
@@ -68,7 +68,7 @@ def overridden(root: Node, overrides: Sequence[str], known: Sequence[str], probl
     a number names an element of a list. The value is YAML; relative paths start at the recipe's folder.
     """
     for text in overrides:
-        place = Place(f"--set {text}", None, root.place.folder)
+        place = Place(f"{OVERRIDE}{text}", None, root.place.folder)
         address, equals, value_text = text.partition("=")
         parts = address.strip().split(".")
         if not equals or not all(parts):

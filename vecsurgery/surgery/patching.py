@@ -4,7 +4,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ from vecsurgery.delta.reading import label as label_of
 from vecsurgery.errors import InputError
 from vecsurgery.planning.inputs import label, open_inputs
 from vecsurgery.progress import Progress, silent
-from vecsurgery.recipe import from_mapping
+from vecsurgery.recipe import from_mapping, with_references
 from vecsurgery.recipe.types import Reference
 from vecsurgery.report.record import Record
 from vecsurgery.surgery.arguments import parsed, require_arguments, resolved
@@ -117,7 +117,8 @@ def extract(
     output = {"format": "delta" if rank is None else "adapter", "dtype": dtype, **size}
     content = {"into": str(base), "deltas": {"delta": {"tuned": str(tuned)}}, "gates": [], "output": output}
     available = methods.available()
-    inputs = open_inputs(from_mapping(content, available, folder=Path.cwd()), available)
+    recipe = with_references(from_mapping(content, available, folder=Path.cwd()), _from_command_line)
+    inputs = open_inputs(recipe, available)
     return execute(inputs, Path(out), progress=progress)
 
 
@@ -145,6 +146,12 @@ def undo(edited: str | Path, delta: str | Path, out: str | Path, *, progress: Pr
     place; anything else is refused by the first tensor that differs. Otherwise as `apply`.
     """
     return _patched(edited, delta, Path(out), "undo", progress)
+
+
+def _from_command_line(reference: Reference) -> Reference:
+    """The model as an argument names it: messages about it have no place of a recipe."""
+    adapter = replace(reference.adapter, place="") if reference.adapter is not None else None
+    return replace(reference, adapter=adapter, place="")
 
 
 def _patched(model: str | Path, delta: str | Path, out: Path, way: Way, progress: Progress) -> Patched:
