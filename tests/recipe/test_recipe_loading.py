@@ -103,6 +103,14 @@ def test_what_this_release_does_not_know_is_an_unknown_key(problems: Problems, v
         ("- {project: soft, geometry: kept, keep: .nan}", "steps[0].keep: a number must be finite"),
         ("- {project: soft, geometry: kept, keep: 1.0}", "steps[0].keep: expected less than 1; got 1.0"),
         ("- {project: soft, geometry: kept, keep: 0.1, forget: kept}", "steps[0].forget: unknown key 'forget'"),
+        (
+            "- {project: hard, geometry: kept, keep: 0.2}",
+            "steps[0].keep: unknown key 'keep': it is an option of soft; hard has geometry, rtol",
+        ),
+        (
+            "- {project: hard, geometry: kept, balance: 1}",
+            "steps[0].balance: unknown key 'balance': it is an option of blend; hard has geometry, rtol",
+        ),
         ("- {project: soft, keep: 0.1}", "steps[0].geometry: this key is required"),
         ("- {project: 3}", "steps[0].project: expected the name of a projector (hard, soft); got a number 3"),
         ("- {scale: true}", "steps[0].scale: expected a number"),

@@ -86,6 +86,10 @@ def test_an_option_of_a_merge_may_be_called_as_a_verb_is(read: Read) -> None:
             "5: steps[0].weights: expected a map from deltas to numbers, as in {math: 1, code: 1, chat: 1}; got",
         ),
         (
+            "- {merge: pick, as: all, t: 1, delta: math, balance: 1}",
+            "5: steps[0].balance: unknown key 'balance': it is an option of blend; pick has t",
+        ),
+        (
             "- {merge: blend, as: all, weight: {math: 1}}",
             "5: steps[0].weight: unknown key 'weight'; did you mean 'weights'?",
         ),

@@ -1,11 +1,11 @@
 """`extends` and `--set`: how files and overrides become one recipe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from vecsurgery.recipe import Recipe
+from vecsurgery.recipe import Method, Recipe, RecipeError, load
 
 Read = Callable[..., Recipe]
 Problems = Callable[..., list[str]]
@@ -89,6 +89,35 @@ def test_a_step_is_addressed_by_method_or_id_or_index(read: Read, valid: str) ->
     assert read(valid, "steps.1.scale=5").steps[1].number == 5.0
 
 
+def test_the_elements_of_a_list_are_told_where_an_override_names_none(problems: Problems, valid: str) -> None:
+    one = valid.replace("  - {scale: 0.5, layers: 0-3}\n", "")
+    (found,) = problems(one, "steps.1.keep=0.1")
+    assert found.endswith("'steps.1.keep' leads nowhere: steps has 1 entry, steps.0")
+    (found,) = problems(one.replace("keep: 1e-3", "keep: 1e-3, where: [a, b]"), "soft.where.2=c")
+    assert found.endswith("'soft.where.2' leads nowhere: soft.where has 2 entries, soft.where.0 to soft.where.1")
+    (found,) = problems(f"{one}gates: []\n", "gates.0.max=1")
+    assert found.endswith("'gates.0.max' leads nowhere: the list gates is empty")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("sage", "; `vecsurgery new sage` copies the shipped recipe of this name"),
+        ("sage.yaml", "; `vecsurgery new sage` copies"),
+        ("nothere.yaml", ": No such file or directory; expected the path of a recipe, a YAML file"),
+        ("mine", "; did you mean {folder}/mine.yaml?"),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_told_with_the_way_on(
+    folder: Path, methods: Mapping[str, Method], asked: str, says: str
+) -> None:
+    (folder / "mine.yaml").touch()
+    with pytest.raises(RecipeError) as caught:
+        load(folder / asked, methods)
+    assert f"the recipe {folder / asked} cannot be read: No such file" in str(caught.value)
+    assert says.format(folder=folder) in str(caught.value)
+
+
 def test_later_overrides_win_and_null_removes(read: Read, valid: str) -> None:
     options = read(valid, "soft.keep=0.5", "soft.keep=null", "soft.strength=2").steps[0].options
     assert options is not None
@@ -105,6 +134,8 @@ def test_later_overrides_win_and_null_removes(read: Read, valid: str) -> None:
         ("=3", "expected ADDRESS=VALUE"),
         ("soft=3", "'soft' is a step; say which of its keys"),
         ("into.x=3", "'into.x' leads nowhere: 'x' would stand in text 'original'"),
+        ("steps.3.rtol=0.1", "'steps.3.rtol' leads nowhere: steps has 2 entries, steps.0 to steps.1"),
+        ("steps.soft.rtol=0.1", "leads nowhere: steps has 2 entries, steps.0 to steps.1"),
         ("output.dtype=[", "not valid YAML"),
         ("extends=a.yaml", "unknown step or key 'extends'"),
         ("geometry.kept.data=gone.jsonl", "geometry.kept.data: there is no file"),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import shipped
 from .problems import OVERRIDE, Place, Problems, unknown
 from .tree import Node, merged, read_text
 
@@ -30,7 +31,8 @@ def _read(path: Path, named_at: Place, chain: tuple[Path, ...], problems: Proble
         return None
     except (OSError, RuntimeError, ValueError) as error:  # missing, a folder, a circle of links, an unknown ~user
         reason = error.strerror if isinstance(error, OSError) else None
-        problems.add(named_at, asked, f"the recipe {path} cannot be read: {reason or error}")
+        missing = f"; {_advice(path)}" if isinstance(error, FileNotFoundError) else ""
+        problems.add(named_at, asked, f"the recipe {path} cannot be read: {reason or error}{missing}")
         return None
     place = Place(str(path), None, path.parent)
     node = read_text(text, place, problems)
@@ -41,6 +43,16 @@ def _read(path: Path, named_at: Place, chain: tuple[Path, ...], problems: Proble
         problems.add(node.place, "", f"{what}; expected at least the keys into and deltas")
         return None
     return _extended(node, (*chain, real), problems)
+
+
+def _advice(path: Path) -> str:
+    """What to do where there is no such recipe."""
+    if path.stem in shipped.names() and path.suffix in ("", ".yaml"):
+        return f"`vecsurgery new {path.stem}` copies the shipped recipe of this name into the current folder"
+    with_suffix = path.with_name(f"{path.name}.yaml")
+    if with_suffix.is_file():
+        return f"did you mean {with_suffix}?"
+    return "expected the path of a recipe, a YAML file; `vecsurgery new` lists the recipes that are shipped"
 
 
 def _extended(node: Node, chain: tuple[Path, ...], problems: Problems) -> Node | None:
@@ -133,5 +145,17 @@ def _placed(node: Node, parts: list[str], value: Node, address: str, problems: P
         under = entries.get(head, Node(None, value.place))
         entries[head] = _placed(under, rest, value, address, problems)
         return Node(entries, value.place if node.value is None else node.place)
-    problems.add(value.place, "", f"'{address}' leads nowhere: '{head}' would stand in {node.describe()}")
+    where = address if len(address.split(".")) == len(parts) else address.rpartition(f".{'.'.join(parts)}")[0]
+    what = (
+        _elements(node.value, where) if isinstance(node.value, tuple) else f"'{head}' would stand in {node.describe()}"
+    )
+    problems.add(value.place, "", f"'{address}' leads nowhere: {what}")
     return node
+
+
+def _elements(entries: tuple[Node, ...], where: str) -> str:
+    """What the list at `where` has to be addressed by."""
+    if not entries:
+        return f"the list {where} is empty"
+    last = f" to {where}.{len(entries) - 1}" if len(entries) > 1 else ""
+    return f"{where} has {len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {where}.0{last}"

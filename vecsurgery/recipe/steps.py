@@ -22,6 +22,8 @@ from .weighing import refuse_weights
 VERBS = (*METHOD_VERBS, "scale")
 KINDS = {"project": "projector", "fit": "fit", "merge": "merge method"}
 """Verb → what its method is called."""
+_NAMED = 3
+"""Most methods that a message names as those that have an option."""
 Verb = Literal["project", "fit", "merge"]
 
 
@@ -134,7 +136,7 @@ def _step(node: Node, path: str, known: Known, problems: Problems) -> Step | Non
     if not {"weight", "weights"} & key_names(method.options).keys():
         refuse_weights(node, path, touched, problems, beside=", or another step `scale: …`")
     beside = {**key_names(StepKeys), **(key_names(DataKeys) if verb == "fit" else {})}
-    check_keys(node, [verb, *beside, *key_names(method.options)], path, problems)
+    _check_keys(node, method, [verb, *beside], path, known, problems)
     _check_geometry(node, path, method, known.geometry, problems)
     models = {key: known.named.reference(node.child(key), join(path, key)) for key in model_keys(method.options)}
     found = {key: model for key, model in models.items() if model is not None}
@@ -154,8 +156,7 @@ def _merge(
     node: Node, path: str, method: Method, selection: Selection | None, known: Known, problems: Problems
 ) -> Step | None:
     refuse_places(node, path, problems)
-    names = [*key_names(MergeKeys), *key_names(method.options)]
-    check_keys(node, ["merge", *names], path, problems)
+    _check_keys(node, method, ["merge", *key_names(MergeKeys)], path, known, problems)
     options = validated(_part(node, method.options), method.options, path, problems)
     found = merge_keys(node, path, cast(Merging, method), selection, known.deltas, problems)
     if options is None or selection is None or found is None:
@@ -163,6 +164,21 @@ def _merge(
     name, line = cast(str, step_id(node)), node.place.line or 0
     result, weights = found
     return Step(name, "merge", method.name, selection, options=options, line=line, result=result, weights=weights)
+
+
+def _check_keys(node: Node, method: Method, beside: Sequence[str], path: str, known: Known, problems: Problems) -> None:
+    """Records the keys that are neither in `beside` nor the method's; of one that another method has, whose it is."""
+    own = list(key_names(method.options))
+    for key, child in node.children().items():
+        others = [each for _, each in known.methods.items() if key in key_names(each.options)]
+        if key in own or key in beside or not others:
+            continue
+        same = [each.name for each in others if each.verb == method.verb] or [each.name for each in others]
+        owners = ", ".join(sorted(same)[:_NAMED]) + (f" and {len(same) - _NAMED} more" if len(same) > _NAMED else "")
+        has = f"has {', '.join(own)}" if own else "has no options"
+        what = f"unknown key '{key}': it is an option of {owners}; {method.name} {has}"
+        problems.add(child.place, join(path, key), what)
+    check_keys(node, [*beside, *own], path, problems)
 
 
 def verbs_of(node: Node, methods: Mapping[str, Method]) -> list[str]:
