@@ -285,9 +285,19 @@ def _(work: Workspace) -> None:
     work.recipe["deltas"]["change"]["tuned"] = "into"
 
 
-@case("a selection that matches nothing", "layers")
+@case("layers that the model lacks", "'retain_energy' (line 9): its layers name", "3 blocks, 0 to 2; leave out 40-50")
 def _(work: Workspace) -> None:
     work.recipe["steps"][0]["layers"] = "40-50"
+
+
+@case("a range of layers that goes beyond the last", "3 blocks, 0 to 2; leave out 3-99")
+def _(work: Workspace) -> None:
+    work.recipe["steps"][0]["layers"] = "0-99"
+
+
+@case("a selection that matches nothing", "modules", "matches no block matrix", "with 3 blocks")
+def _(work: Workspace) -> None:
+    work.recipe["steps"][0]["modules"] = ["other"]
 
 
 @case("a glob that names only a norm", "input_layernorm")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecsurgery.recipe import Selection, selects
-from vecsurgery.recipe.selection import parse_layers, plain_layers
+from vecsurgery.recipe.selection import lacking, parse_layers, plain_layers
 
 NAME = "model.layers.3.self_attn.q_proj.weight"
 
@@ -22,6 +22,18 @@ def test_layers_are_numbers_and_inclusive_ranges(value: object, layers: tuple[in
 def test_other_layers_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse_layers(value)
+
+
+def _lacked(value: object, blocks: int) -> str | None:
+    return lacking(parse_layers(value), blocks)
+
+
+def test_block_numbers_beyond_the_last_are_told_with_those_that_there_are() -> None:
+    assert lacking(None, 5) is None
+    assert _lacked("0-4", 5) is None
+    assert _lacked("0-99", 5) == "the model has 5 blocks, 0 to 4; leave out 5-99"
+    assert _lacked([1, 5, "8-9"], 5) == "the model has 5 blocks, 0 to 4; leave out 5, 8-9"
+    assert _lacked(1, 1) == "the model has 1 block, 0 to 0; leave out 1"
 
 
 @settings(max_examples=50, deadline=None)

@@ -129,7 +129,7 @@ def test_rows_of_an_edited_tensor_are_those_of_the_whole(finished: Workspace) ->
         ({"steps": [{"project": "retain_enrgy"}]}, r"^editing the model: 1 problem\n  steps\[0\].*'retain_energy'"),
         ({"steps": [{"project": "retain_energy", "geometry": "retian", "keep": 0.1}]}, "retian"),
         ({"deltas": {"change": "into"}}, "equal in every tensor"),
-        ({"steps": [{"scale": 0.5, "layers": 9}]}, "matches no"),
+        ({"steps": [{"scale": 0.5, "layers": 9}]}, "has 3 blocks, 0 to 2; leave out 9"),
         ({"weights": {"change": float("nan")}}, r"^editing the model: weights\['change'\]: .*finite"),
         ({"weights": {"chnage": 0.5}}, "unknown delta 'chnage'; did you mean 'change'"),
     ],

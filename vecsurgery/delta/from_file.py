@@ -23,8 +23,9 @@ _NAMED = 2
 class FromFile:
     """D as a delta folder has it, to be added to `into`.
 
-    `base`: the model that it was made from, which `into` is by default. Rows of embedding and head that `into` has and
-    the base lacks get no delta, nor do those that `row_masks` leaves out (they mean another token there).
+    `base`: the model that it was made from, which `into` is by default; `advice`: what to do where it is another one.
+    Rows of embedding and head that `into` has and the base lacks get no delta, nor do those that `row_masks` leaves out
+    (they mean another token there).
     Errors: InputError where the base is another one, the description is not of its tensors, or a changed tensor does
     not fit `into`; on reading, for NaN, and for a file that has not the SHA-256 that the description records.
     """
@@ -34,9 +35,10 @@ class FromFile:
     base: Weights
     into: Weights
     row_masks: Mapping[str, Bool[Tensor, " rows"]] = field(default_factory=dict)
+    advice: str = "name that model under `base`"
 
     def __post_init__(self) -> None:
-        require_base(f"delta {self.name!r}", self.folder, self.base, "name that model under `base`")
+        require_base(f"delta {self.name!r}", self.folder, self.base, self.advice)
         require_entries(f"delta {self.name!r}", self.folder, self.base)
         wrong = [text for parameter in self.folder.entries if (text := self._misfit(parameter))]
         if wrong:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from vecsurgery.checkpoint.types import Layout, Matrix, TensorInfo
 from vecsurgery.errors import InputError
-from vecsurgery.recipe.selection import selects
+from vecsurgery.recipe.selection import lacking, selects
 from vecsurgery.recipe.types import Step
 
 Effect = Literal["edit", "scale", "fit", "merge", "left out", "source", "drop", "mean"]
@@ -55,11 +55,14 @@ def is_block_matrix(info: TensorInfo) -> bool:
 def touches(steps: Sequence[Step], layout: Layout) -> dict[str, tuple[Touch, ...]]:
     """For every stored tensor, the steps that concern it, in order.
 
-    Errors: InputError where a step's selection, or one of its globs, matches nothing, or its `where` names only tensors
-    that have no site.
+    Errors: InputError where a step's selection, or one of its globs, matches nothing, its `layers` name a block that is
+    not there, or its `where` names only tensors that have no site.
     """
     table: dict[str, list[Touch]] = {name: [] for name in layout.order}
     for step in steps:
+        lacked = lacking(step.selection.layers, layout.blocks)
+        if lacked is not None:
+            raise InputError(f"step {step.id!r}{_line(step)}: its layers name blocks that are not there: {lacked}")
         _refuse_idle_globs(step, layout)
         if step.verb == "project":
             _refuse_siteless(step, layout)

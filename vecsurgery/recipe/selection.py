@@ -44,6 +44,15 @@ def plain_layers(layers: tuple[int, ...]) -> list[int | str]:
     return [first if first == last else f"{first}-{last}" for first, last in runs]
 
 
+def lacking(layers: Collection[int] | None, blocks: int) -> str | None:
+    """What to say of block numbers beyond the last of a model with so many blocks; None where there are none."""
+    beyond = tuple(layer for layer in layers or () if layer >= blocks)
+    if not beyond:
+        return None
+    there = f"{blocks} block{'s' if blocks > 1 else ''}, 0 to {blocks - 1}" if blocks else "no blocks"
+    return f"the model has {there}; leave out {', '.join(map(str, plain_layers(beyond)))}"
+
+
 def selects(selection: Selection, *, name: str, layer: int | None, roles: Collection[str]) -> bool:
     """Whether a step with this selection touches a tensor.
 

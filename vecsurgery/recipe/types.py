@@ -101,7 +101,7 @@ class Selection:
     deltas: tuple[str, ...]
     modules: tuple[str, ...] | None = None
     layers: tuple[int, ...] | None = None
-    """Block numbers, sorted; resolved against nothing: a number above the last block matches nothing."""
+    """Block numbers, sorted; not yet compared with a model, which may lack some: `touches` refuses those."""
     where: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     """The recipe's `except`."""

@@ -13,7 +13,7 @@ from vecsurgery.errors import InputError
 from vecsurgery.geometry import Geometry
 from vecsurgery.progress import Progress, silent
 from vecsurgery.recipe import selects
-from vecsurgery.recipe.selection import parse_layers
+from vecsurgery.recipe.selection import lacking, parse_layers, plain_layers
 from vecsurgery.recipe.types import Selection
 from vecsurgery.report.findings import findings
 from vecsurgery.report.inspection import Inspection
@@ -174,6 +174,10 @@ def _require_numbers(limit: int | None, top: int, energy: float) -> None:
 def _chosen(layout: Layout, layers: Any, modules: Sequence[str] | None, limit: int | None) -> list[TensorInfo]:
     """The tensors to look at, in walking order. Raises InputError where there is none."""
     selection = Selection(deltas=(), modules=_modules(modules), layers=_layers(layers))
+    lacked = lacking(selection.layers, layout.blocks)
+    if lacked is not None:
+        asked = ", ".join(map(str, plain_layers(selection.layers or ())))
+        raise InputError(f"{_DOING}: layers {asked}: {lacked}")
     chosen = [
         info
         for info in layout.tensors.values()

@@ -181,7 +181,7 @@ class _Models:
             if folder is not None and is_adapter(folder):
                 return Adapter(name, folder, into), ()
             if folder is not None and is_delta(folder):
-                return FromFile(name, DeltaFolder(folder), into, into), ()
+                return FromFile(name, DeltaFolder(folder), into, into, advice="give that model as --base"), ()
         tuned = self.open(given, into.config)
         alignment = align(name, into, tuned, into)
         return Difference(name, tuned, into, into, row_masks=alignment.masks), alignment.warnings

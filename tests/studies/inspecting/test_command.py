@@ -86,7 +86,10 @@ def test_terms_of_figures_that_are_not_there_are_not_told(root: Path, found: Ins
         (["recipe.yaml", "--base", "base"], "leave out --base"),
         (["retain.safetensors", "--base", "base"], "give --geometry retain.safetensors"),
         (["first", "--base", "base", "--set", "output.dtype=float32"], "--set changes a recipe"),
-        (["first", "--base", "base", "--layers", "7"], "select nothing of 'llama' with 3 blocks"),
+        (
+            ["first", "--base", "base", "--layers", "7"],
+            "inspecting: layers 7: the model has 3 blocks, 0 to 2; leave out 7",
+        ),
         (["first", "--base", "base", "--layers", "x"], "expected block numbers"),
         (["first", "--base", "base", "--modules", "query"], "'query' is none; expected some of q, k"),
         (["first", "--base", "base", "--geometry", "recipe.yaml"], "cannot be opened as a safetensors file"),

@@ -66,6 +66,7 @@ def test_the_command_takes_deltas_alone_and_beside_others(here: Path) -> None:
     [
         (["dense.delta"], "this is a delta, not a model; give --base with what it was made from, base"),
         (["dense.delta", "--base", "second"], "dense.delta was made from base (fingerprint"),
+        (["dense.delta", "--base", "second"], "give that model as --base\n"),
         (["dense.delta", "x/dense.delta", "--base", "base"], "inspecting: two models are called 'dense.delta'"),
     ],
 )
