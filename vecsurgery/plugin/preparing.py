@@ -206,9 +206,9 @@ def _coefficients(found: Configuration, reference: Any, into: Handed) -> Coeffic
 def _geometry(found: Configuration, file: str, base: Stored) -> Geometry:
     geometry = Geometry.open(Path(file).expanduser())
     try:
-        geometry.require(model_fingerprint=base.fingerprint)
+        geometry.require_model(base, "it has to be measured on base_model")
     except InputError as error:
-        raise InputError(f"{found.path}: {error} It has to be measured on base_model, {base.folder}.") from error
+        raise InputError(f"{found.path}: {error}") from error
     return geometry
 
 
