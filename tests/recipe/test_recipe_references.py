@@ -1,5 +1,6 @@
 """Model references: existing paths are literal, everything else is a hub id with a revision and an adapter."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def test_an_existing_path_is_taken_literally(tmp_path: Path, name: str) -> None:
 )
 def test_a_hub_id_may_have_a_revision(tmp_path: Path, text: str, model: str, revision: str | None) -> None:
     assert parse_reference(text, tmp_path) == Reference(text, None, model, revision)
+
+
+def test_the_place_in_a_recipe_is_for_messages_alone(tmp_path: Path) -> None:
+    plain = parse_reference("org/name", tmp_path)
+    placed = replace(plain, place="elsewhere.yaml:3: into", folder=tmp_path / "other")
+    assert placed == plain
+    assert repr(placed) == repr(plain)  # fingerprints are made of it
 
 
 def test_an_adapter_follows_a_plus_with_its_own_revision(tmp_path: Path) -> None:

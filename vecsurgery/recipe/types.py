@@ -21,8 +21,8 @@ class Reference:
     """A model: a local path taken literally, or a hub id with an optional revision, and an optional adapter.
 
     `text`: as the user wrote it. `path`: the local path where one exists, else None. `model`, `revision`: hub id.
-    `place` and `folder` are for messages: `FILE:LINE: KEY` where a recipe names it, else empty, and the folder in which
-    a local one was looked for.
+    `place` and `folder` are for messages, no part of what it is: `FILE:LINE: KEY` where a recipe names it, else empty,
+    and the folder in which a local one was looked for.
     """
 
     text: str
@@ -30,8 +30,8 @@ class Reference:
     model: str
     revision: str | None = None
     adapter: "Reference | None" = None
-    place: str = field(default="", compare=False)
-    folder: Path | None = field(default=None, compare=False)
+    place: str = field(default="", compare=False, repr=False)
+    folder: Path | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
