@@ -17,10 +17,11 @@ from mergekit.parameter_resolver import resolve_parameters
 from pydantic import ValidationError
 
 from vecsurgery.errors import InputError, UnsupportedError
-from vecsurgery.plugin.content import content_of, require_method, told, validated
+from vecsurgery.plugin.content import content_of, require_method, validated
 from vecsurgery.plugin.job import Values
 from vecsurgery.plugin.methods import CONSTANTS, SCALE, names_geometry, projectors, spec, values_by_model
 from vecsurgery.plugin.parameters import check_parameters
+from vecsurgery.plugin.wording import told
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe.problems import unknown
 

@@ -10,6 +10,7 @@ from mergekit.merge_methods import registered_methods
 from pydantic import ValidationError
 
 from vecsurgery.errors import InputError
+from vecsurgery.plugin.wording import told
 from vecsurgery.recipe.problems import unknown
 
 _RECIPE = ("into", "deltas", "geometry", "steps", "extends", "output", "evaluate", "gates")
@@ -59,20 +60,3 @@ def validated(path: Path, content: Mapping[str, Any]) -> Any:
         raise InputError(f"reading the configuration {path}: {told(error, 'the configuration')}") from error
     except (RuntimeError, ValueError) as error:
         raise InputError(f"reading the configuration {path}: {error}") from error
-
-
-def told(error: ValidationError, whole: str) -> str:
-    """What was found wrong, in one line; `whole` is what problems of no single key are told of."""
-    problems = {
-        ".".join(str(part) for part in details["loc"]) or whole: _message(details)
-        for details in error.errors(include_url=False)
-    }
-    return "; ".join(f"{where}: {message}" for where, message in problems.items())
-
-
-def _message(details: Any) -> str:
-    if details["type"] == "missing":
-        return "this parameter is required"
-    if details["type"] == "value_error":
-        return str(details["ctx"]["error"])
-    return f"{details['msg'].replace('Input should be', 'expected', 1)}; got {details['input']!r}"

@@ -20,7 +20,7 @@ from vecsurgery.editing.sites import SiteReader
 from vecsurgery.errors import InputError
 from vecsurgery.fits import Coefficients
 from vecsurgery.geometry import Geometry
-from vecsurgery.plugin.content import told
+from vecsurgery.plugin.wording import told
 from vecsurgery.projectors import Projector
 from vecsurgery.recipe.types import Selection, Step
 from vecsurgery.report import by_weight, of_matrices
