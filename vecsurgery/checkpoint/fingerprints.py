@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def fingerprint(config: Mapping[str, Any], names: Iterable[str], facts: Callable
     for name in sorted(names):
         dtype, shape, data = facts(name)
         # what encoding the three as a JSON list gives
-        digest.update(f'[{json.dumps(name)},"{dtype}",[{",".join(map(str, shape))}]]'.encode())
+        digest.update(f'[{encode_basestring_ascii(name)},"{dtype}",[{",".join(map(str, shape))}]]'.encode())
         digest.update(data[:_EDGE])
         digest.update(data[-_EDGE:])
     return digest.hexdigest()

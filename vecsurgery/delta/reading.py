@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from vecsurgery.checkpoint import Stored
 from vecsurgery.checkpoint.types import Layout, TensorInfo
 from vecsurgery.errors import InputError
 
@@ -24,6 +25,8 @@ Rows = slice | Tensor | None
 
 _CHUNK = 1 << 24
 """Bytes compared at a time."""
+_TINY = 1 << 16
+"""Bytes of a tensor that are compared as a copy."""
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -144,6 +147,9 @@ def same_tensor(
     """
     (weights, info), (others, other) = first, second
     if mask is None and _small_and_alike(info, other):
+        if isinstance(weights, Stored) and isinstance(others, Stored) and nbytes(info) <= _TINY:
+            # a tenth of the time that two tensors take
+            return bytes(weights.data(info.name)) == bytes(others.data(other.name))
         return same_bytes(weights.read(info.name), others.read(other.name))
     if seen_shape(info)[1:] != seen_shape(other)[1:]:
         return False

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
 from vecsurgery.delta import DeltaSource, Difference, WithAdapter
-from vecsurgery.delta.reading import has_vocabulary_rows, is_float, nbytes
+from vecsurgery.delta.reading import has_vocabulary_rows, is_float, is_transposed, nbytes
 from vecsurgery.editing.audit import Reader
 from vecsurgery.editing.edited import Edited, TensorEdit
 from vecsurgery.editing.rows import entry_by_entry
@@ -71,7 +71,7 @@ def _is_plain(source: DeltaSource) -> bool:
 
 def _treatment(edited: Edited, info: TensorInfo) -> Hashable | None:
     """All that decides what an entry of a tensor becomes, given W and the deltas there; None where other entries do."""
-    if info.layer is None or has_vocabulary_rows(info) or not edited.by_rows(info.name):
+    if info.layer is None or has_vocabulary_rows(info) or is_transposed(info):
         return None
     touched = edited.touches[info.name]
     if not all(entry_by_entry(touch, info, edited.multiplier) for touch in touched):
@@ -83,7 +83,7 @@ def _treatment(edited: Edited, info: TensorInfo) -> Hashable | None:
     deltas = []
     for name, source in edited.deltas.items():
         stored = [weights.layout.tensors[inside] for weights, inside in source.stored(info.parameter)]
-        if not all(map(is_float, stored)):
+        if not all(is_float(each) and not is_transposed(each) for each in stored):
             return None
         types = tuple(each.dtype for each in stored)
         deltas.append((types, edited.weight(name, info), edited.changes_somewhere(name, info.parameter)))
