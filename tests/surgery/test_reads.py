@@ -50,11 +50,15 @@ def _written() -> int:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     counter = Reads()
-    read = Stored.read
+    read, data = Stored.read, Stored.data
 
     def counted(self: Stored, tensor: str, rows: "slice | Tensor | None" = None) -> Tensor:
         counter.count(self, tensor, rows)
         return read(self, tensor, rows)
+
+    def counted_bytes(self: Stored, tensor: str) -> memoryview:
+        counter.count(self, tensor, None)
+        return data(self, tensor)
 
     def within(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -77,6 +81,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
         return call
 
     monkeypatch.setattr(Stored, "read", counted)
+    monkeypatch.setattr(Stored, "data", counted_bytes)
     monkeypatch.setattr(running, "measured", within("measure", running.measured))
     monkeypatch.setattr(running, "write_all", within("write", running.write_all))
     return counter

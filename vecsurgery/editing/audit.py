@@ -5,14 +5,16 @@ delta is usually `into` itself), and hashes what it hands out where the pass wri
 import hashlib
 import threading
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from vecsurgery.checkpoint import tensor_bytes
+from vecsurgery.checkpoint import Stored, tensor_bytes
 from vecsurgery.checkpoint.types import Layout, Weights
 
 _WAITING = 8
@@ -111,6 +113,19 @@ class Audited(Reader):
         if len(self._waiting) > _WAITING:
             self._waiting.popleft().result()
         return values
+
+    def read_joined(self, tensors: Sequence[str]) -> Tensor:
+        """Whole tensors of one type, end to end, each with its own hash: for many small ones."""
+        if not isinstance(self._weights, Stored):
+            return torch.cat([self.read(name).reshape(-1) for name in tensors])
+        pieces = [self._weights.data(name) for name in tensors]
+        for name, piece in zip(tensors, pieces, strict=True):
+            if name not in self._reached:
+                self._digests[name] = hashlib.sha256(piece)
+                self._reached[name] = _length(self.layout, name)
+        dtype: torch.dtype = getattr(torch, self.layout.tensors[tensors[0]].dtype)
+        joined = bytearray().join(pieces)
+        return torch.frombuffer(joined, dtype=dtype) if joined else torch.empty(0, dtype=dtype)
 
     def take_hashes(self) -> dict[str, str]:
         """`label: tensor` → SHA-256 of what was read since the last call."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from vecsurgery.checkpoint.types import Layout, TensorInfo, Weights
 from vecsurgery.delta import DeltaSource, Difference, WithAdapter
 from vecsurgery.delta.reading import has_vocabulary_rows, is_float, is_transposed, nbytes
-from vecsurgery.editing.audit import Reader
+from vecsurgery.editing.audit import Audited, Reader
 from vecsurgery.editing.edited import Edited, TensorEdit
 from vecsurgery.editing.rows import entry_by_entry
 
@@ -113,4 +113,6 @@ class _Joined(Reader):
 
     @cached_property
     def _values(self) -> Tensor:
+        if isinstance(self.weights, Audited):
+            return self.weights.read_joined(self.names)
         return torch.cat([self.weights.read(name).reshape(-1) for name in self.names])
