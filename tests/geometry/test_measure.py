@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -214,13 +215,22 @@ def test_the_same_samples_give_the_same_bytes(weights, make, tmp_path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_requirements_that_do_not_hold_are_all_named(weights, make, tmp_path) -> None:
+def test_differences_of_two_measurements_are_all_named(weights, make, tmp_path) -> None:
+    info = measure(weights, make(3), tmp_path / "g.safetensors").info
+    assert info.differences(model_fingerprint=weights.fingerprint, tokens="all", data_fingerprint=None) == []
+    first, second = info.differences(model_fingerprint="other", skip_first=0)
+    assert first == f"model fingerprint: the geometry has '{weights.fingerprint}', expected 'other'"
+    assert second == "skip first: the geometry has 1, expected 0"
+
+
+def test_a_geometry_of_other_weights_is_refused_with_both_named(weights, make, tmp_path) -> None:
     geometry = measure(weights, make(3), tmp_path / "g.safetensors")
-    geometry.require(model_fingerprint=weights.fingerprint, tokens="all", data_fingerprint=None)
+    geometry.require_model(weights, "measure it again")
+    other = types.SimpleNamespace(fingerprint="0123456789abcdef", folder=tmp_path / "other")
     with pytest.raises(
-        InputError, match=r"model fingerprint: .* expected 'other'; skip first: the geometry has 1, expected 0"
+        InputError, match=r"was measured on .*, not on \S*other \(fingerprint 0123456789ab\).*measure it again"
     ):
-        geometry.require(model_fingerprint="other", skip_first=0)
+        geometry.require_model(other, "measure it again")
 
 
 def test_files_that_are_no_geometry_are_refused(weights, make, tmp_path, folder) -> None:

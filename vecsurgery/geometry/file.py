@@ -120,18 +120,6 @@ class Geometry(SiteFile):
         """The site that a stored tensor reads; None where it was not measured."""
         return self._site_of.get(tensor)
 
-    def require(self, **expected: Any) -> None:
-        """Stop unless this geometry has these entries of `GeometryInfo`; None asks for nothing.
-
-        Example: `geometry.require(model_fingerprint=weights.fingerprint)`.
-
-        Raises:
-            InputError: says everything that differs.
-        """
-        differences = self.info.differences(**expected)
-        if differences:
-            raise InputError(f"geometry {self.path} does not fit: {'; '.join(differences)}.")
-
     def require_model(self, weights: Weights, advice: str) -> None:
         """Stop unless this geometry was measured on these weights. Errors: InputError naming both, with the advice."""
         made = self.info.model_fingerprint
